@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pins what the pyproject files ask for, with hashes, for every platform; the subsets are constrained by the whole.
+# Run it (`make requirements`) after editing a pyproject; give --upgrade to move to newer releases.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+pin() { local out=$1; shift; uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-package digits-proto --output-file "requirements/$out.txt" "$@"; }
+
+build=--group\ pyproject.toml:build
+pin dev proto/pyproject.toml server/pyproject.toml client/pyproject.toml export/pyproject.toml \
+  --group pyproject.toml:dev --group pyproject.toml:loadtest --group pyproject.toml:build "$@"
+pin serve    -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
+pin server   -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
+pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml $build --group pyproject.toml:loadtest
