@@ -1,0 +1,1 @@
+"""Trains the digit classifiers and writes verified ONNX model packages: run it as `digits-export`."""
