@@ -110,8 +110,8 @@ def _ink(image: Image.Image) -> npt.NDArray[np.float32]:
     if paper > 0.5:
         grey, paper = 1 - grey, 1 - paper
     ink = np.clip(grey - np.float32(paper), 0, None)
-    strongest: np.float32 = max(ink.max(), np.float32(1e-6))
-    return ink / strongest
+    ink /= max(float(ink.max()), 1e-6)
+    return ink
 
 
 def _boxed(ink: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

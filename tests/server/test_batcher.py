@@ -262,7 +262,7 @@ async def test_deadline_that_cannot_be_met_is_refused_on_arrival():
     await turns()
     tasks.append(asyncio.create_task(batcher.submit(rows(1, 1, 1))))
     await turns()
-    with pytest.raises(DeadlineTooShort, match="2.0000 s are left, too few for the 4 images"):
+    with pytest.raises(DeadlineTooShort, match=r"2\.0000 s are left, too few for the 4 images"):
         await batcher.submit(rows(2), deadline=2.0)
     for task in tasks:
         task.cancel()

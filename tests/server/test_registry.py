@@ -11,7 +11,7 @@ from digits_server.registry import Registry, load_package
 
 def registry_of(root, default="toy-b"):
     def make_batcher(package):
-        return Batcher(lambda images: package.engine.predict(images), max_batch_size=8, max_queue=8)
+        return Batcher(package.engine.predict, max_batch_size=8, max_queue=8)
 
     registry = Registry(default, make_batcher)
     registry.load(root, threads=1)
