@@ -109,7 +109,7 @@ def _ink(image: Image.Image) -> npt.NDArray[np.float32]:
     paper = float(np.median(border))
     if paper > 0.5:
         grey, paper = 1 - grey, 1 - paper
-    ink = np.clip(grey - np.float32(paper), 0, None)
+    ink: npt.NDArray[np.float32] = np.clip(grey - np.float32(paper), 0, None)
     ink /= max(float(ink.max()), 1e-6)
     return ink
 
