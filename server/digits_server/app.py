@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,8 +18,9 @@ from digits.v1 import classifier_pb2_grpc
 from digits_server import servicers, transport
 from digits_server.batcher import Batcher
 from digits_server.config import Config, available_cpus
+from digits_server.crowd import Crowd
 from digits_server.engine import Images, Predictions
-from digits_server.interceptors import RpcInterceptor
+from digits_server.interceptors import Intercepted
 from digits_server.metrics import Metrics
 from digits_server.pages import Pages
 from digits_server.registry import Package, Registry
@@ -28,6 +30,10 @@ log = logging.getLogger(__name__)
 INLINE_BELOW_S = 0.001
 """Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
 thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
+INLINE_SHARE = 0.8
+"""Share of the best images per second that batches short enough for the event loop must reach to stay there."""
+LATENCY_BUDGET_S = 0.02
+"""Longest run, whatever longer ones would gain: everybody who comes during a run waits for its end."""
 FLUSH_S = 0.5
 """Time for the last answers to leave the sockets."""
 
@@ -47,8 +53,8 @@ class Server:
         self._registry = Registry(config.default_model, self._make_batcher)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._health = health.aio.HealthServicer()
-        self._rpcs = RpcInterceptor(frozenset({servicers.SERVICE}), self._metrics)
-        self._grpc = transport.grpcio(config, [self._rpcs])
+        self._grpc = transport.grpcio(config)
+        self._rpcs = Intercepted(self._grpc, self._metrics)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
@@ -78,7 +84,8 @@ class Server:
     async def _start(self) -> None:
         self._registry.load(self._config.models, threads=self._config.inference_threads)
 
-        classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), self._grpc)
+        rpcs: Any = self._rpcs  # as much of a server as the generated function needs
+        classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
             [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
@@ -123,7 +130,10 @@ class Server:
 
     def _make_batcher(self, package: Package) -> Batcher[Images, Predictions]:
         cost = package.cost
-        size = self._config.max_batch_size or cost.best_batch_size
+        size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
+        is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
+        if not is_inline and not self._config.max_batch_size:
+            size = cost.best_batch_size(LATENCY_BUDGET_S)
         predicted = self._metrics.predicted(package.name, package.labels)
 
         def run(images: Sequence[Images]) -> Predictions:
@@ -137,7 +147,8 @@ class Server:
             max_queue=self._config.max_queue,
             cost=cost,
             max_wait_s=self._config.max_wait_s,
-            executor=None if cost(size) < INLINE_BELOW_S else self._executor,
+            executor=None if is_inline else self._executor,
+            expect=Crowd(available_cpus()),
             on_batch=self._metrics.batch(package.name),
         )
         self._metrics.serving(package, lambda: batcher.waiting_rows)

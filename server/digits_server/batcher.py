@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
@@ -19,26 +19,33 @@ from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, Qu
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-SliceableT = TypeVar("SliceableT", bound="Sliceable")
+QUIET_S = 0.001
+"""If nobody joins a batch for so long, nobody is coming. Not shorter: uvloop's timers tick in milliseconds."""
+MAX_HOLD_S = 0.005
+"""How long a batch may be held for others to join, as long as they do."""
 
 
-class Sliceable(Protocol):
-    """Rows that can be counted and cut: a numpy array, or columns of answers."""
+class Rows(Protocol):
+    """Rows that can be counted and cut, such as a numpy array."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice, /) -> Self: ...
 
 
-RowsT = TypeVar("RowsT", bound=Sliceable)
-AnswersT = TypeVar("AnswersT", bound=Sliceable)
+RowsT = TypeVar("RowsT", bound=Rows)
+AnswersT = TypeVar("AnswersT", bound=Sized)
+_Part = tuple[AnswersT, int, int]
+"""A batch's answers, and from which row to which they belong to a job."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome(Generic[AnswersT]):
     """What became of one request, or of one part of a request larger than a batch."""
 
     answers: AnswersT
-    """One row for each row submitted."""
+    """Those of the whole batch; the request's own are rows `start` to `end`."""
+    start: int
+    end: int
     queue_s: float
     """Time from submission until the batch began to run."""
     inference_s: float
@@ -47,7 +54,7 @@ class Outcome(Generic[AnswersT]):
     """Rows in the batch, other callers' included."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchReport:
     """What happened in one run, for metrics."""
 
@@ -58,7 +65,7 @@ class BatchReport:
     inference_s: float
     """Time the batch ran."""
     release: str
-    """Why it ran: `idle` (nothing else was running), `full`, `busy` (the run before it ended), `wait` (time up)."""
+    """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,12 +78,8 @@ class _Job(Generic[RowsT, AnswersT]):
     deadline: float
     future: asyncio.Future[Outcome[AnswersT]]
 
-    def resolve(self, outcome: Outcome[AnswersT]) -> None:
-        if not self.future.done():  # the caller may have left while the batch ran
-            self.future.set_result(outcome)
-
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
+        if not self.future.done():  # the caller may have left while the batch ran
             self.future.set_exception(error)
 
 
@@ -91,7 +94,9 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_batch_size: Most rows in one run. A larger request is cut into parts of this size.
         max_queue: Most rows waiting; one more is refused.
         cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
-        max_wait_s: How long the first row may wait for a fuller batch.
+        expect: Told how many requests each batch held and why it ran, returns how many to wait for before the next.
+            Not asked where there is an executor: the next batch forms during the run of the one before.
+        max_wait_s: Instead of that, how long the first row waits for a full batch.
         executor: Where to run batches that are too long for the event loop.
         on_batch: Told of each run.
         clock: Seconds, monotonic. Not the event loop's clock by default: uvloop's ticks in milliseconds.
@@ -104,6 +109,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_batch_size: int,
         max_queue: int,
         cost: Callable[[int], float] = lambda _rows: 0.0,
+        expect: Callable[[int, str], int] = lambda _requests, _release: 1,
         max_wait_s: float = 0.0,
         executor: Executor | None = None,
         on_batch: Callable[[BatchReport], None] = lambda _report: None,
@@ -113,18 +119,23 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
         self._cost = cost
+        self._expect = expect
         self._max_wait_s = max_wait_s
+        self._max_hold_s = max_wait_s or MAX_HOLD_S
         self._executor = executor
         self._on_batch = on_batch
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._waiting: OrderedDict[_Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
         self._waiting_rows = 0
+        self._expected = 1
+        self._is_urgent = False  # somebody's deadline does not allow to wait for others
+        self._joined = 0  # requests that waited when the hold timer was set
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._is_due = False  # `_form` is about to be called
         self._is_running = False  # a batch is in the executor
-        self._wait_timer: asyncio.TimerHandle | None = None
-        self._expiry_timer: asyncio.TimerHandle | None = None
         self._expiry = float("inf")
+        self._expiry_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
@@ -171,15 +182,19 @@ class Batcher(Generic[RowsT, AnswersT]):
                 f"{self._waiting_rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
                 retry_after_s=self._cost(self._waiting_rows),
             )
-        if now + self._cost(self._waiting_rows + size) > deadline:
-            raise DeadlineTooShort(
-                f"{deadline - now:.4f} s are left, too few for the {self._waiting_rows + size} images to run until then"
-            )
+        if deadline < float("inf"):
+            slack_s = deadline - now - self._cost(self._waiting_rows + size)
+            if slack_s < 0:
+                raise DeadlineTooShort(
+                    f"{deadline - now:.4f} s are left, too few for {self._waiting_rows + size} images to run until then"
+                )
+            self._is_urgent |= slack_s < 2 * self._max_hold_s
         parts = [rows] if size <= self._max_batch_size else _cut(rows, self._max_batch_size)
         jobs = [_Job(part, len(part), now, deadline, self._loop.create_future()) for part in parts]
-        self._waiting.update(dict.fromkeys(jobs))
+        for job in jobs:
+            self._waiting[job] = None
         self._waiting_rows += size
-        self._wake("idle")
+        self._wake()
         if not self._is_due:  # it waits beyond this turn of the event loop
             self._watch(deadline)
         return jobs
@@ -189,29 +204,43 @@ class Batcher(Generic[RowsT, AnswersT]):
             del self._waiting[job]
             self._waiting_rows -= job.size
 
-    def _wake(self, reason: str) -> None:
-        """See to it that a batch forms as soon as one should."""
+    def _wake(self) -> None:
+        """See to it that a batch forms when one should."""
         if self._is_running or self._is_due or not self._waiting:
             return  # if one is running, its end wakes us again
-        if self._max_wait_s and self._waiting_rows < self._max_batch_size:
-            oldest = next(iter(self._waiting))
-            delay = oldest.submitted + self._max_wait_s - self._clock()
-            if delay > 0:
-                if self._wait_timer is None:
-                    self._wait_timer = self._loop.call_later(delay, self._wait_over)
-                return
-            reason = "wait"
+        if self._waiting_rows >= self._max_batch_size:
+            self._form_soon("full")
+        elif self._is_urgent or (len(self._waiting) >= self._expected and not self._max_wait_s):
+            self._form_soon("joined")
+        elif self._hold_timer is None:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Let others join, as long as the oldest request may wait."""
+        left_s = next(iter(self._waiting)).submitted + self._max_hold_s - self._clock()
+        if left_s <= 0:
+            self._form_soon("wait")
+        else:
+            self._joined = len(self._waiting)
+            self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
+
+    def _hold_over(self) -> None:
+        self._hold_timer = None
+        if self._is_running or self._is_due or not self._waiting:
+            return
+        if len(self._waiting) == self._joined and not self._max_wait_s:
+            self._form_soon("quiet")
+        else:
+            self._hold()
+
+    def _form_soon(self, release: str) -> None:
         # Not at once: requests that this same turn of the event loop has read join the batch.
         self._is_due = True
-        self._loop.call_soon(self._form, reason)
+        self._loop.call_soon(self._form, release)
 
-    def _wait_over(self) -> None:
-        self._wait_timer = None
-        self._wake("wait")
-
-    def _form(self, reason: str) -> None:
+    def _form(self, release: str) -> None:
         """Take the oldest jobs that fit in one batch, and run them."""
-        self._is_due = False
+        self._is_due = self._is_urgent = False
         start = self._clock()
         batch: list[_Job[RowsT, AnswersT]] = []
         room = self._max_batch_size
@@ -224,57 +253,58 @@ class Batcher(Generic[RowsT, AnswersT]):
             else:
                 batch.append(job)
                 room -= job.size
-        if self._waiting or not room:
-            reason = "full"
         if not batch:
-            self._wake("busy")
-        elif self._executor is None:
-            self._finish(batch, reason, start, *self._execute(batch))
+            self._wake()
+            return
+        if self._waiting or not room:
+            release = "full"
+        if self._executor is None:
+            self._expected = self._expect(len(batch), release)
+            self._finish(batch, release, start, *self._execute(batch))
         else:
             self._is_running = True
             run = self._loop.run_in_executor(self._executor, self._execute, batch)
-            run.add_done_callback(lambda done: self._finish(batch, reason, start, *done.result()))
+            run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
 
-    def _execute(self, batch: list[_Job[RowsT, AnswersT]]) -> tuple[list[AnswersT | Exception], float]:
+    def _execute(self, batch: list[_Job[RowsT, AnswersT]]) -> tuple[list[_Part[AnswersT] | Exception], float]:
         """Return a result for each job, and the seconds that took. Touches nothing that the event loop uses."""
         start = self._clock()
         results = self._attempt(batch)
         return results, self._clock() - start
 
-    def _attempt(self, batch: list[_Job[RowsT, AnswersT]]) -> list[AnswersT | Exception]:
-        """Return each job's answers, or the error that this job alone provokes."""
+    def _attempt(self, batch: list[_Job[RowsT, AnswersT]]) -> list[_Part[AnswersT] | Exception]:
+        """Return each job's part of the answers, or the error that this job alone provokes."""
+        ends = list(accumulate([job.size for job in batch]))
         try:
             answers = self._run([job.rows for job in batch])
-            if len(answers) != (size := sum(job.size for job in batch)):
-                raise RuntimeError(f"the model answered {len(answers)} rows to {size}")
+            if len(answers) != ends[-1]:
+                raise RuntimeError(f"the model answered {len(answers)} rows to {ends[-1]}")
         except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to a caller
             if len(batch) == 1:
                 return [error]
             half = len(batch) // 2
             return self._attempt(batch[:half]) + self._attempt(batch[half:])
-        if len(batch) == 1:
-            return [answers]
-        ends = list(accumulate(job.size for job in batch))
-        return [answers[end - job.size : end] for job, end in zip(batch, ends, strict=True)]
+        return [(answers, end - job.size, end) for job, end in zip(batch, ends, strict=True)]
 
     def _finish(
         self,
         batch: list[_Job[RowsT, AnswersT]],
-        reason: str,
+        release: str,
         start: float,
-        results: list[AnswersT | Exception],
+        results: list[_Part[AnswersT] | Exception],
         inference_s: float,
     ) -> None:
         """Hand out the answers, and see to the next batch."""
         self._is_running = False
-        size = sum(job.size for job in batch)
-        for job, result in zip(batch, results, strict=True):
+        size = sum([job.size for job in batch])
+        waits = [start - job.submitted for job in batch]
+        for job, wait_s, result in zip(batch, waits, results, strict=True):
             if isinstance(result, Exception):
                 job.fail(result)
-            else:
-                job.resolve(Outcome(result, start - job.submitted, inference_s, size))
-        self._wake("busy")
-        self._on_batch(BatchReport(size, [start - job.submitted for job in batch], inference_s, reason))
+            elif not job.future.done():  # the caller may have left while the batch ran
+                job.future.set_result(Outcome(*result, wait_s, inference_s, size))
+        self._wake()
+        self._on_batch(BatchReport(size, waits, inference_s, release))
 
     def _watch(self, deadline: float) -> None:
         """Make sure that what waits beyond its deadline is answered then, not when its turn comes."""

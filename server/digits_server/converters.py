@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from digits.v1 import classifier_pb2 as pb
+from digits_server import wire
 from digits_server.batcher import Outcome
 from digits_server.engine import PIXELS, Images, Predictions
 from digits_server.errors import InvalidArgument
@@ -54,31 +54,22 @@ def options(request: pb.ClassifyRequest, classes: int) -> None:
         )
 
 
-def response(
-    request: pb.ClassifyRequest, model: ServedModel, outcomes: list[Outcome[Predictions]]
-) -> pb.ClassifyResponse:
-    """Return the answer to a request from what its batch, or batches, gave."""
-    answers = Predictions.join([outcome.answers for outcome in outcomes])
-    message = pb.ClassifyResponse(
-        digits=answers.digits.tolist(),
-        confidences=answers.confidences.tolist(),
-        model=model.package.name,
-        version=model.package.version,
-        quality_flags=answers.flags.tolist(),
-        timing=pb.Timing(
-            queue_seconds=max(outcome.queue_s for outcome in outcomes),
-            inference_seconds=sum(outcome.inference_s for outcome in outcomes),
-            batch_size=max(outcome.batch_size for outcome in outcomes),
-        ),
+def response(request: pb.ClassifyRequest, model: ServedModel, outcomes: list[Outcome[Predictions]]) -> bytes:
+    """Return the answer to a request, as bytes, from what its batch, or batches, gave."""
+    fixed = model.signature
+    if request.request_id or request.top_k:
+        fixed += _extras(request, outcomes).SerializeToString()
+    return wire.response(fixed, outcomes, probabilities=not request.omit_probabilities)
+
+
+def _extras(request: pb.ClassifyRequest, outcomes: list[Outcome[Predictions]]) -> pb.ClassifyResponse:
+    probabilities = np.concatenate([outcome.answers.probabilities[outcome.start : outcome.end] for outcome in outcomes])
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
+    return pb.ClassifyResponse(
         request_id=request.request_id,
+        top_digits=best.ravel().tolist(),
+        top_confidences=np.take_along_axis(probabilities, best, axis=1).ravel().tolist(),
     )
-    if not request.omit_probabilities:
-        message.probabilities.extend(answers.probabilities.ravel().tolist())
-    if request.top_k:
-        best = _top(answers.probabilities, request.top_k)
-        message.top_digits.extend(best.ravel().tolist())
-        message.top_confidences.extend(np.take_along_axis(answers.probabilities, best, axis=1).ravel().tolist())
-    return message
 
 
 def models(registry: Registry) -> pb.ListModelsResponse:
@@ -94,10 +85,6 @@ def _check_length(field: str, length: int, unit: str) -> None:
         raise InvalidArgument(field, f"{length} {unit}; allowed is a multiple of {PIXELS}, one 28 x 28 image each")
 
 
-def _top(probabilities: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
-    return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-
-
 def _served(model: ServedModel, *, is_default: bool) -> pb.Model:
     package = model.package
     return pb.Model(
@@ -111,7 +98,7 @@ def _served(model: ServedModel, *, is_default: bool) -> pb.Model:
             pb.BatchCost(batch_size=size, seconds=seconds)
             for size, seconds in zip(package.cost.sizes, package.cost.seconds, strict=True)
         ],
-        batching_gain=package.cost.gain,
+        batching_gain=package.cost.batching_gain,
     )
 
 

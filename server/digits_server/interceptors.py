@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,42 +21,38 @@ if TYPE_CHECKING:  # generic only in the stubs
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class RpcInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of our services, once for each method. Those of others (health, reflection) pass untouched.
+class Intercepted:
+    """A server as the generated `add_…_to_server` functions see it, that wraps each handler it is given.
+
+    Handlers are wrapped once, when they are added; a `grpc.aio.ServerInterceptor` would be asked again at each call,
+    which takes longer than what it does. Services added to the server itself (health, reflection) pass untouched.
 
     Args:
-        services: Full names of the services to wrap.
+        server: Where the wrapped handlers go.
         metrics: Where RPCs are counted.
     """
 
-    def __init__(self, services: frozenset[str], metrics: Metrics) -> None:
-        self._services = services
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
+        self._server = server
         self._metrics = metrics
-        self._wrapped: dict[str, Handler] = {}
         self._idle = asyncio.Event()
-        self._idle.set()
         self.in_flight = 0
         """RPCs whose handlers have not returned."""
 
     async def finished(self) -> None:
         """Return as soon as no RPC is in flight."""
-        await self._idle.wait()
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Return the handler of a method, wrapped."""
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(details)
-        service, _, method = details.method.removeprefix("/").partition("/")
-        if handler is None or service not in self._services:
-            return handler
-        self._wrapped[details.method] = wrapped = self._wrap(handler, service, method)
-        return wrapped
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore: the same handlers come by name, where they can be wrapped."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Add the handlers of a service, wrapped."""
+        wrapped = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
         wrap, kind = {
@@ -68,7 +64,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> Any:
             start, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-            self._enter()
+            self.in_flight += 1
             try:
                 if isinstance(request, ServerError):
                     raise request
@@ -84,23 +80,15 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             else:
                 return response
             finally:
-                self._leave()
+                self.in_flight -= 1
+                self._idle.set()
                 done(code, time.perf_counter() - start)
 
         return wrap(
             call,
             request_deserializer=_tolerant(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            response_serializer=_serialize,
         )
-
-    def _enter(self) -> None:
-        self.in_flight += 1
-        self._idle.clear()
-
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
-            self._idle.set()
 
 
 def trailers(error: ServerError) -> tuple[tuple[str, str | bytes], ...]:
@@ -129,3 +117,8 @@ def _tolerant(deserialize: Any) -> Callable[[bytes], Any]:
             return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
 
     return deserialize_or_explain
+
+
+def _serialize(response: Any) -> bytes:
+    """Return a message's bytes; handlers that are called often return bytes themselves."""
+    return response if type(response) is bytes else response.SerializeToString()

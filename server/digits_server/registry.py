@@ -6,10 +6,12 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from digits.v1 import classifier_pb2 as pb
 from digits_server.batcher import Batcher
 from digits_server.engine import CostCurve, Engine, Images, Predictions
 from digits_server.errors import ModelRefused, NotFound
@@ -40,6 +42,11 @@ class ServedModel:
 
     package: Package
     batcher: Batcher[Images, Predictions]
+
+    @cached_property
+    def signature(self) -> bytes:
+        """Name and version as fields of a serialized `ClassifyResponse`."""
+        return pb.ClassifyResponse(model=self.package.name, version=self.package.version).SerializeToString()
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,8 @@ class Registry:
                 "model": package.name,
                 "version": package.version,
                 "alone_us": round(package.cost(1) * 1e6, 1),
-                "best_batch_size": package.cost.best_batch_size,
-                "verdict": f"batching helps {package.cost.gain:.1f}x",
+                "best_batch_size": package.cost.best_batch_size(),
+                "verdict": f"batching helps {package.cost.batching_gain:.1f}x",
             },
         )
         return ServedModel(package, self._batcher(package))

@@ -5,19 +5,15 @@ A transport is anything with the interface of `grpc.aio.Server`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import grpc
 
 from digits_server.config import Config
 from digits_server.errors import PortUnavailable
 
 
-def grpcio(config: Config, interceptors: Sequence[Any]) -> grpc.aio.Server:
+def grpcio(config: Config) -> grpc.aio.Server:
     """Return a server on grpcio's asyncio stack, not yet listening."""
     return grpc.aio.server(
-        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),

@@ -1,5 +1,7 @@
 """The client against a real server."""
 
+import socket
+
 import numpy as np
 import pytest
 from conftest import start_server
@@ -88,15 +90,20 @@ def test_refusals_have_their_class(server, error, call):
     assert raised.value.__cause__ is not None
 
 
-def test_timeout_and_overload_have_their_class(toy_models, tmp_path):
-    """A server that takes longer than the timeout, or has no room, is told apart."""
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-wait-ms=10000", "--max-queue=1")
-    with DigitClient(server.address, timeout_s=0.3) as client:
-        with pytest.raises(DeadlineExceeded):
-            client.classify(image_of(1))
-        with pytest.raises(Overloaded, match="2 more would exceed the queue's 1"):
-            client.classify_many([image_of(1)] * 2)
+def test_overload_has_its_class(toy_models, tmp_path):
+    """A server that has no room says so."""
+    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-queue=1")
+    with DigitClient(server.address) as client, pytest.raises(Overloaded, match="2 more would exceed the queue's 1"):
+        client.classify_many([image_of(1)] * 2)
     assert server.stop() == 0
+
+
+def test_silence_ends_at_the_timeout():
+    """A server that accepts the connection and never answers is given up at the timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with DigitClient(address, timeout_s=0.3) as client, pytest.raises(DeadlineExceeded):
+            client.classify(image_of(1))
 
 
 def test_unreachable_server():

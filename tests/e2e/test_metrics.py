@@ -49,12 +49,12 @@ def test_calls_are_counted_by_code_and_phase(server):
         f'grpc_code="INVALID_ARGUMENT",{labels}': 1,
         f'grpc_code="RESOURCE_EXHAUSTED",{labels}': 1,
     }
-    assert samples(server, "grpc_server_handling_seconds_count") == {labels: 5}
+    assert samples(server, "grpc_server_handling_seconds_count")[labels] == 5
     assert samples(server, "digits_rejected_total") == {'reason="queue_full"': 1}
     assert samples(server, "digits_predictions_total")['digit="3",model="toy-a"'] == 6
     assert samples(server, "digits_batch_size_sum") == {'model="toy-a"': 6, 'model="toy-b"': 0}
     assert samples(server, "digits_inference_seconds_count")['model="toy-a"'] == 3
-    assert samples(server, "digits_batches_total") == {'model="toy-a",release="idle"': 3}
+    assert samples(server, "digits_batches_total") == {'model="toy-a",release="joined"': 3}
     for histogram in ("digits_queue_seconds", "digits_confidence"):
         assert samples(server, f"{histogram}_count")['model="toy-a"'] == {"digits_queue_seconds": 3}.get(histogram, 6)
     assert samples(server, "digits_queue_depth")['model="toy-a",version="1"'] == 0

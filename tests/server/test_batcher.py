@@ -58,7 +58,7 @@ async def turns(count=5):
 
 
 def values(outcomes):
-    return np.concatenate([outcome.answers for outcome in outcomes]).tolist()
+    return np.concatenate([outcome.answers[outcome.start : outcome.end] for outcome in outcomes]).tolist()
 
 
 async def test_lone_request_runs_at_once():
@@ -119,7 +119,62 @@ async def test_next_batch_forms_while_one_runs():
     executor.finish()
     assert [values(await task) for task in rest] == [[2], [3]]
     assert model.batches == [[1], [2, 3]]
-    assert [report.release for report in reports] == ["idle", "busy"]
+    assert [report.release for report in reports] == ["joined", "joined"]
+
+
+async def test_expected_requests_are_waited_for():
+    """Where several are expected the first waits for them, and they run when the last has come."""
+    model, reports, loop = Puppet(), [], asyncio.get_running_loop()
+    batcher = make(model, expect=lambda _requests, _release: 3, on_batch=reports.append)
+    await batcher.submit(rows(0))
+    tasks = []
+    for n in (1, 2, 3):
+        await asyncio.sleep(0.0005)
+        tasks.append(asyncio.create_task(batcher.submit(rows(n))))
+    assert [values(await task) for task in tasks] == [[1], [2], [3]]
+    assert model.batches == [[0], [1, 2, 3]]
+    assert reports[1].release == "joined"
+    assert loop.now == pytest.approx(0.0015)
+
+
+async def test_nobody_is_waited_for_in_vain():
+    """When nobody has come for a millisecond, those who are there run."""
+    reports, loop = [], asyncio.get_running_loop()
+    batcher = make(Puppet(), expect=lambda _requests, _release: 100, on_batch=reports.append)
+    await batcher.submit(rows(0))
+    first = asyncio.create_task(batcher.submit(rows(1)))
+    await asyncio.sleep(0.0005)
+    second = asyncio.create_task(batcher.submit(rows(2)))
+    await asyncio.gather(first, second)
+    assert [report.release for report in reports] == ["joined", "quiet"]
+    assert reports[1].size == 2
+    assert loop.now == pytest.approx(0.002)
+
+
+async def test_waiting_for_others_has_an_end():
+    """Even if somebody joins all the time, the first request waits 5 ms at most."""
+    reports, loop = [], asyncio.get_running_loop()
+    batcher = make(Puppet(), expect=lambda _requests, _release: 100, on_batch=reports.append, max_batch_size=100)
+    await batcher.submit(rows(0))
+    tasks = []
+    while len(reports) < 2:
+        tasks.append(asyncio.create_task(batcher.submit(rows(len(tasks)))))
+        await asyncio.sleep(0.0004)
+    assert reports[1].release == "wait"
+    assert loop.now == pytest.approx(0.005, abs=0.0015)
+    await asyncio.gather(*tasks)
+
+
+async def test_deadline_does_not_allow_waiting():
+    """A request whose deadline is near takes all who wait along at once."""
+    model, loop = Puppet(), asyncio.get_running_loop()
+    batcher = make(model, expect=lambda _requests, _release: 100)
+    await batcher.submit(rows(0))
+    patient = asyncio.create_task(batcher.submit(rows(1)))
+    await turns()
+    assert values(await batcher.submit(rows(2), deadline=loop.now + 0.004)) == [2]
+    assert values(await patient) == [1]
+    assert loop.now == 0
 
 
 async def test_max_wait_gathers_until_time_is_up():
@@ -262,7 +317,7 @@ async def test_deadline_that_cannot_be_met_is_refused_on_arrival():
     await turns()
     tasks.append(asyncio.create_task(batcher.submit(rows(1, 1, 1))))
     await turns()
-    with pytest.raises(DeadlineTooShort, match=r"2\.0000 s are left, too few for the 4 images"):
+    with pytest.raises(DeadlineTooShort, match=r"2\.0000 s are left, too few for 4 images"):
         await batcher.submit(rows(2), deadline=2.0)
     for task in tasks:
         task.cancel()
@@ -290,7 +345,7 @@ async def test_rows_past_their_deadline_never_run():
     """What has expired by the time its batch forms is answered so, and left out."""
     model = Puppet()
     batcher = make(model, max_wait_s=1.0, cost=lambda _: -1.0)
-    late = asyncio.create_task(batcher.submit(rows(1), deadline=1.0))
+    late = asyncio.create_task(batcher.submit(rows(1), deadline=0.0))
     fine = asyncio.create_task(batcher.submit(rows(2), deadline=5.0))
     with pytest.raises(DeadlineExpired):
         await late

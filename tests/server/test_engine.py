@@ -13,7 +13,6 @@ from digits_server.engine import (
     OUT_OF_RANGE,
     CostCurve,
     Engine,
-    Predictions,
 )
 from digits_server.errors import ModelRefused
 
@@ -73,19 +72,13 @@ def test_second_output_flags_outliers(tmp_path):
     assert engine.predict([np.stack([image_of(3), bold])]).flags.tolist() == [0, LOW_CONFIDENCE]
 
 
-def test_predictions_are_cut_and_joined(engine):
-    """Columns can be cut into rows and put together again without loss."""
-    answers = engine.predict([np.stack([image_of(digit) for digit in range(10)])])
-    joined = Predictions.join([answers[:3], answers[3:4], answers[4:]])
-    for column in Predictions.__slots__:
-        np.testing.assert_array_equal(getattr(joined, column), getattr(answers, column))
-
-
 def test_cost_curve_finds_the_best_batch():
     """The best batch is the smallest that comes within 5 % of the most images per second; gain compares it to one."""
     curve = CostCurve((1, 4, 16, 64), (10e-6, 20e-6, 50e-6, 199e-6))
-    assert curve.best_batch_size == 16
-    assert curve.gain == pytest.approx(3.2)
+    assert curve.best_batch_size() == 16
+    assert curve.best_batch_size(within_s=30e-6) == 4
+    assert curve.best_batch_size(within_s=1e-6) == 1
+    assert curve.batching_gain == pytest.approx(3.2)
     assert curve(1) == pytest.approx(10e-6)
     assert curve(10) == pytest.approx(35e-6)
     assert curve(128) == pytest.approx(398e-6)
