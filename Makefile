@@ -25,3 +25,22 @@ $(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve
 
 .PHONY: sync
 sync: $(VENV)/.dev  ## install everything: runtime, training, checks
+
+.PHONY: loadtest
+loadtest: $(VENV)/.dev  ## drive a server of its own for 30 s with Locust, judged by loadtests/slo.toml (ARGS="-u 50 -t 5m")
+	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
+
+# With Docker's plug-in, `docker compose` works as well; this one comes with the checks.
+COMPOSE := $(BIN)/docker-compose
+
+.PHONY: image
+image: $(VENV)/.dev  ## build the container images
+	$(COMPOSE) --profile load build
+
+.PHONY: up
+up: $(VENV)/.dev  ## start server and Prometheus in containers (ARGS="--profile load" adds Locust)
+	$(COMPOSE) $(ARGS) up --build --detach --wait
+
+.PHONY: down
+down: $(VENV)/.dev  ## stop the containers; what Prometheus has collected stays
+	$(COMPOSE) --profile load down
