@@ -105,11 +105,13 @@ def _ink(image: Image.Image) -> npt.NDArray[np.float32]:
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32) / np.float32(255)
-    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))  # the digit is not on the border
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])  # where the digit is not
+    paper = float(np.median(border))
     if paper > 0.5:
         grey, paper = 1 - grey, 1 - paper
-    grey = np.clip(grey - paper, 0, None)
-    return grey / max(np.float32(grey.max()), np.float32(1e-6))
+    ink: npt.NDArray[np.float32] = np.clip(grey - np.float32(paper), 0, None)
+    ink /= max(float(ink.max()), 1e-6)
+    return ink
 
 
 def _boxed(ink: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""Trains the digit classifiers and writes verified ONNX model packages: run it as `digits-export`."""
+"""Trains digit classifiers on MNIST and writes verified ONNX model packages; heavy imports wait until needed."""

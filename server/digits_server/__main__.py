@@ -24,7 +24,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Check the environment, then parse as usual."""
-        known = {f"{PREFIX}_{name.upper()}" for param in self.params if (name := param.name)}
+        known = {param.envvar for param in self.params if isinstance(param.envvar, str)}
         for name in sorted(os.environ):
             if name.startswith(f"{PREFIX}_") and name not in known:
                 close = difflib.get_close_matches(name, known, 1)
@@ -33,15 +33,16 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-def setting(*flags: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return an option that shows its default and its environment variable."""
-    return click.option(*flags, show_default=True, show_envvar=True, **kwargs)
+def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return an option that is an environment variable too, and names both in its help and errors."""
+    variable = PREFIX + flag[1:].replace("-", "_").upper()
+    return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
 
 
 PORT = click.IntRange(0, 65535)
 
 
-@click.command(cls=Command, context_settings={"auto_envvar_prefix": PREFIX, "max_content_width": 120})
+@click.command(cls=Command, context_settings={"max_content_width": 120})
 @setting("--host", default=Config.host, help="Address to listen on.")
 @setting("--port", type=PORT, default=Config.port, help="Port of the gRPC services; 0 takes a free one.")
 @setting("--metrics-host", default=Config.metrics_host, help="Address of /metrics, /healthz and /readyz.")

@@ -193,20 +193,21 @@ class Batcher(Generic[RowsT, AnswersT]):
         """See to it that a batch forms as soon as one should."""
         if self._is_running or self._is_due or not self._waiting:
             return  # if one is running, its end wakes us again
-        if self._waiting_rows >= self._max_batch_size:
-            reason = "full"
-        elif self._max_wait_s and reason != "wait":
-            if self._wait_timer is None:
-                oldest = next(iter(self._waiting))
-                delay = oldest.submitted + self._max_wait_s - self._clock()
-                self._wait_timer = self._loop.call_later(delay, self._wake, "wait")
-            return
-        if self._wait_timer is not None:
-            self._wait_timer.cancel()
-            self._wait_timer = None
+        if self._max_wait_s and self._waiting_rows < self._max_batch_size:
+            oldest = next(iter(self._waiting))
+            delay = oldest.submitted + self._max_wait_s - self._clock()
+            if delay > 0:
+                if self._wait_timer is None:
+                    self._wait_timer = self._loop.call_later(delay, self._wait_over)
+                return
+            reason = "wait"
         # Not at once: requests that this same turn of the event loop has read join the batch.
         self._is_due = True
         self._loop.call_soon(self._form, reason)
+
+    def _wait_over(self) -> None:
+        self._wait_timer = None
+        self._wake("wait")
 
     def _form(self, reason: str) -> None:
         """Take the oldest jobs that fit in one batch, and run them."""
@@ -216,11 +217,15 @@ class Batcher(Generic[RowsT, AnswersT]):
         room = self._max_batch_size
         while self._waiting and (job := next(iter(self._waiting))).size <= room:
             self._withdraw(job)
+            if job.future.done():  # its caller is leaving
+                continue
             if job.deadline <= start:
                 job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
             else:
                 batch.append(job)
                 room -= job.size
+        if self._waiting or not room:
+            reason = "full"
         if not batch:
             self._wake("busy")
         elif self._executor is None:

@@ -42,7 +42,8 @@ class Config:
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how many CPUs this process may keep busy, by affinity and cgroup quota (v2 or v1); at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota(cgroup) or affinity))
+    quota = _quota(cgroup)
+    return affinity if quota is None else max(1, min(affinity, quota))
 
 
 def _quota(cgroup: Path) -> int | None:

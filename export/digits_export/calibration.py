@@ -1,0 +1,59 @@
+"""How far a probability can be believed: expected calibration error, and the temperature that makes it small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from digits_export.data import Floats, Labels
+
+BINS = 15  # of equal width, as Guo et al. (2017), "On Calibration of Modern Neural Networks"
+TINY = 1e-12
+
+
+def soften(probabilities: Floats, temperature: float) -> Floats:
+    """Return (n, 10) probabilities as if their logits had been divided by `temperature`."""
+    logits = np.log(np.maximum(probabilities, TINY)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
+    """Return the mean of -ln p(label) over the rows of (n, 10) probabilities."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], TINY)).mean())
+
+
+def fit_temperature(probabilities: Floats, labels: Labels) -> float:
+    """Return the temperature in [0.1, 10] that makes held-out labels most likely, to three digits.
+
+    The likelihood has one maximum in the temperature, so halving a bracket around it (golden section, in the
+    logarithm) finds it.
+    """
+    low, high = np.log(0.1), np.log(10.0)
+    golden = (np.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        costs = [negative_log_likelihood(soften(probabilities, float(np.exp(at))), labels) for at in (left, right)]
+        low, high = (low, right) if costs[0] < costs[1] else (left, high)
+    return float(f"{np.exp((low + high) / 2):.3g}")
+
+
+def reliability(probabilities: Floats, labels: Labels) -> list[dict[str, float]]:
+    """Return, for each bin of confidence that has images, its `share` of them, mean `confidence` and `accuracy`."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "share": float((which == index).mean()),
+            "confidence": float(confidence[which == index].mean()),
+            "accuracy": float(right[which == index].mean()),
+        }
+        for index in np.unique(which)
+    ]
+
+
+def expected_calibration_error(probabilities: Floats, labels: Labels) -> float:
+    """Return the mean gap between confidence and accuracy over the bins, weighted by their images, in [0, 1]."""
+    return sum(row["share"] * abs(row["confidence"] - row["accuracy"]) for row in reliability(probabilities, labels))

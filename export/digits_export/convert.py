@@ -1,0 +1,138 @@
+"""Keras network to ONNX graph, and proof that both answer alike.
+
+What is converted is what is served: 784 pixels in, probabilities and an outlier score out, whatever shape the network
+wants its image in. Training leaves nothing behind in it: convolutions have absorbed their batch normalisation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from digits_export import models
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from digits_export.data import Floats
+    from digits_export.outlier import InkDensity
+
+OPSET = 18  # the highest that tf2onnx 1.17 writes; every onnxruntime since 1.14 reads it
+INPUT, OUTPUTS = "vectors", ("probabilities", "outlier_score")
+PARITY = 1e-5
+PARITY_BATCHES = (1, 7, 512)  # alone, odd, and more than one block of any kernel
+
+
+class ParityError(RuntimeError):
+    """The ONNX graph answers differently from the Keras network."""
+
+
+def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
+    """Write the graph [batch, 784] -> (probabilities [batch, 10], outlier_score [batch]), checked.
+
+    Args:
+        model: A network of `models.build`.
+        density: Scores how unlike a digit an image is; without one the graph has one output.
+        path: Where `model.onnx` goes.
+    """
+    import onnx  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415, TID251
+    import tf2onnx  # noqa: PLC0415
+
+    function = tf.function(_served(model, density), input_signature=[tf.TensorSpec((None, 784), tf.float32, INPUT)])
+    proto, _ = tf2onnx.convert.from_function(function, [tf.TensorSpec((None, 784), tf.float32, INPUT)], opset=OPSET)
+    _name_outputs(proto.graph)
+    _name_batch(proto.graph)
+    proto.graph.name, proto.graph.doc_string, proto.producer_name = "digits", "", "digits-export"
+    del proto.opset_import[1:]  # tf2onnx also declares ai.onnx.ml, of which nothing is used
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+
+
+def annotate(path: Path, properties: Mapping[str, str]) -> None:
+    """Store strings in the graph's file, beside the graph."""
+    import onnx  # noqa: PLC0415
+
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, dict(properties))
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def _served(model: Any, density: InkDensity | None) -> Any:
+    import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415, TID251
+
+    *body, last = model.layers
+
+    def served(vectors: Any) -> Any:
+        features = tf.reshape(vectors, (-1, *model.input_shape[1:])) if len(model.input_shape) > 2 else vectors
+        for layer in body:
+            if isinstance(layer, keras.layers.Flatten):  # Keras' own asks for the batch size: seven nodes more
+                features = tf.reshape(features, (-1, layer.output.shape[1]))
+            else:
+                features = layer(features, training=False)
+        probabilities = tf.nn.softmax(tf.matmul(features, last.kernel) + last.bias)
+        return probabilities if density is None else (probabilities, density.score(vectors))
+
+    return served
+
+
+def _name_outputs(graph: Any) -> None:
+    """Give the outputs the names callers ask for; TensorFlow calls them Identity."""
+    renamed = {old.name: new for old, new in zip(graph.output, OUTPUTS, strict=False)}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for output in graph.output:
+        output.name = renamed[output.name]
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the free axis of every input and output by its name."""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def session(path: Path, threads: int = 1) -> Any:
+    """Open a graph for inference on the CPU."""
+    import onnxruntime as ort  # noqa: PLC0415
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(opened: Any, vectors: Floats) -> list[Floats]:
+    """Return the graph's outputs for (n, 784) vectors, a thousand at a time."""
+    parts = [opened.run(None, {INPUT: vectors[start : start + 1000]}) for start in range(0, len(vectors), 1000)]
+    return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+
+
+def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Floats) -> float:
+    """Compare the graph with Keras on batches of 1, 7 and 512 and return the largest difference of a probability.
+
+    Args:
+        model: The network the graph was made from.
+        density: The outlier score the graph was made with.
+        path: The graph.
+        vectors: At least 512 real images, (n, 784) float32 in [0, 1].
+
+    Raises:
+        ParityError: A probability differs by more than 1e-5, or a score by more than 1e-4 of its size.
+    """
+    opened, worst = session(path), 0.0
+    for size in PARITY_BATCHES:
+        batch = vectors[:size]
+        probabilities, *scores = opened.run(None, {INPUT: batch})
+        worst = max(worst, float(np.abs(probabilities - models.predict(model, batch)).max()))
+        if worst > PARITY:
+            raise ParityError(f"{path} differs from Keras by {worst:.1e} at batch {size}, allowed: {PARITY:.0e}")
+        if density is not None:
+            expected = np.asarray(density.score(batch))
+            # Relative: scores are sums of squares in the hundreds, where 1e-5 is below float32's own resolution.
+            if not np.allclose(scores[0], expected, rtol=1e-4, atol=1e-4):
+                raise ParityError(f"{path}'s outlier_score differs from TensorFlow's at batch {size}")
+    return worst

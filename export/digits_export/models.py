@@ -1,0 +1,85 @@
+"""Keras networks from recipes, and the few operations on a finished one: its logits, its copies, its temperature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from digits_export.data import Floats
+    from digits_export.recipe import Layer, Network
+
+CLASSES = 10
+BATCH_NORM_MOMENTUM = 0.95  # averages over some 20 batches: Keras' 0.99 lags behind weights that still move fast
+
+
+def build(network: Network) -> Any:
+    """Return a `keras.Sequential` that answers (n, 10) softmax probabilities, not yet trained."""
+    import keras  # noqa: PLC0415
+
+    model = keras.Sequential([keras.Input(network.input_shape)], name="digits")
+    for number, layer in enumerate(network.layers, 1):
+        for part in _layers(layer, f"{layer.kind}_{number}"):
+            model.add(part)
+    model.add(keras.layers.Dense(CLASSES, activation="softmax", name="probabilities"))
+    return model
+
+
+def _layers(layer: Layer, name: str) -> list[Any]:
+    """Return a recipe's layer as Keras layers, named so that the same network is the same to the letter every time."""
+    from keras import layers, regularizers  # noqa: PLC0415
+
+    if layer.kind == "flatten":
+        return [layers.Flatten(name=name)]
+    if layer.kind == "dropout":
+        return [layers.Dropout(layer.rate, name=name)]
+    if layer.kind == "conv":
+        sums = layers.Conv2D(layer.units, layer.kernel, layer.stride, padding="same", use_bias=False, name=name)
+    else:
+        penalty = regularizers.L2(layer.l2) if layer.l2 else None
+        activation, bias = (None, False) if layer.normalise else ("relu", True)
+        sums = layers.Dense(layer.units, activation, bias, kernel_regularizer=penalty, name=name)
+        if not layer.normalise:
+            return [sums]
+    normalisation = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_normalisation")
+    return [sums, normalisation, layers.ReLU(name=f"{name}_relu")]
+
+
+def copy(model: Any, network: Network) -> Any:
+    """Return the same network with the same weights and nothing of its training (optimizer, averages, metrics)."""
+    fresh = build(network)
+    fresh.set_weights(model.get_weights())
+    return fresh
+
+
+def predict(model: Any, vectors: Floats) -> Floats:
+    """Return the probabilities (n, 10) of (n, 784) float32 vectors in [0, 1]."""
+    shaped = vectors.reshape(-1, *model.input_shape[1:])
+    return np.asarray(model.predict(shaped, batch_size=1000, verbose=0))
+
+
+def scale_logits(model: Any, factor: float) -> None:
+    """Multiply the network's logits by `factor` for good, by folding it into the last layer's weights."""
+    last = model.layers[-1]
+    last.set_weights([weights * np.float32(factor) for weights in last.get_weights()])
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write `model.keras` and `model.h5`, read both back and check that they answer as the model does.
+
+    Raises:
+        RuntimeError: A file that was read back answers differently.
+    """
+    import keras  # noqa: PLC0415
+    from keras.src.legacy.saving import legacy_h5_format  # noqa: PLC0415  (model.save would warn that HDF5 is legacy)
+
+    model.save(folder / "model.keras")
+    legacy_h5_format.save_model_to_hdf5(model, folder / "model.h5", include_optimizer=False)
+    sample = np.random.default_rng(0).random((16, 784), dtype=np.float32)
+    for name in ("model.keras", "model.h5"):
+        again = keras.models.load_model(folder / name, compile=False)
+        if not np.array_equal(predict(again, sample), predict(model, sample)):
+            raise RuntimeError(f"{folder / name} answers differently from the model it was written from")

@@ -1,0 +1,195 @@
+"""Recipes: everything that tells one training from another, read from a TOML file and checked at birth.
+
+No TensorFlow here, so that listing and checking recipes is instant. A recipe is data; nothing elsewhere may ask for
+a recipe's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from digits_export.deform import Deformation
+
+FOLDER = Path(__file__).parent / "recipes"
+
+T = TypeVar("T")
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be trained: the message names the field, its value and what is allowed."""
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise RecipeError(f"{name} is {value!r}, allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One hidden layer; each kind reads the fields that concern it."""
+
+    kind: str
+    """`dense`, `conv` (padded, batch-normalised, ReLU), `dropout` or `flatten`."""
+    units: int = 0
+    """Neurons of a dense layer or filters of a convolution."""
+    rate: float = 0.0
+    """Share of activations a dropout layer silences while training."""
+    kernel: int = 3
+    """Side of a convolution's window in pixels."""
+    stride: int = 1
+    """Step of that window; 2 halves each side of the image."""
+    l2: float = 0.0
+    """Weight penalty of a dense layer."""
+    normalise: bool = False
+    """Whether a dense layer's sums are batch-normalised."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kind in {"dense", "conv", "dropout", "flatten"}, "kind", self.kind, "dense, conv, dropout, flatten"
+        )
+        _require(self.kind in {"dropout", "flatten"} or self.units > 0, f"{self.kind}.units", self.units, "1 or more")
+        _require(0 <= self.rate < 1, "rate", self.rate, "0 <= rate < 1")
+        _require(self.kernel > 0, "kernel", self.kernel, "1 or more")
+        _require(self.stride > 0, "stride", self.stride, "1 or more")
+        _require(self.l2 >= 0, "l2", self.l2, "0 or more")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Hidden layers between the 784 pixels and the softmax over ten digits, which every recipe has."""
+
+    layers: tuple[Layer, ...]
+    input_shape: tuple[int, ...] = (784,)
+    """How the network wants an image: (784,), (28, 28) or (28, 28, 1). What is served takes 784 whatever this says."""
+
+    def __post_init__(self) -> None:
+        allowed = {(784,), (28, 28), (28, 28, 1)}
+        _require(self.input_shape in allowed, "input_shape", list(self.input_shape), "[784], [28, 28] or [28, 28, 1]")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the weights are found: Adam, for so many epochs, on such a schedule."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """The highest rate of the run."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the rate climbs from a hundredth to `learning_rate`."""
+    cosine: bool = False
+    """Whether the rate then falls along a half cosine to zero; else it stays."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW) decay."""
+    averaging: float = 0.0
+    """Momentum of the running average of the weights that ends up in the model; 0 takes the last weights."""
+    validation_share: float = 0.1
+    """Part of the 60,000 training images held back for every choice made before the test."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "epochs", self.epochs, "1 or more")
+        _require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        _require(
+            0 <= self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, "0 <= warmup_epochs < epochs"
+        )
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.averaging < 1, "averaging", self.averaging, "0 <= averaging < 1")
+        _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "0 < validation_share < 1")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the network is told to answer."""
+
+    integer_labels: bool = False
+    """Digits as integers with sparse cross-entropy, instead of one-hot rows."""
+    smoothing: float = 0.0
+    """Share of each one-hot target spread evenly over all ten digits."""
+    teacher: str = ""
+    """Package, below the folder of models, whose answers to the very same deformed images are learnt; empty: none."""
+    teacher_weight: float = 1.0
+    """Share of the teacher's answer in the target; the label has the rest."""
+    teacher_temperature: float = 1.0
+    """Softens the teacher: its probabilities to the power 1 / temperature (the student is calibrated later)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "0 <= smoothing < 1")
+        _require(0 <= self.teacher_weight <= 1, "teacher_weight", self.teacher_weight, "0 to 1")
+        _require(self.teacher_temperature > 0, "teacher_temperature", self.teacher_temperature, "more than 0")
+        hard = not self.integer_labels or not (self.teacher or self.smoothing)
+        _require(hard, "integer_labels", self.integer_labels, "false when there is a teacher or smoothing")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training, complete: the same recipe on the same machine gives the same network."""
+
+    name: str
+    summary: str
+    network: Network
+    seed: int = 0
+    fit: Fit = field(default_factory=Fit)
+    targets: Targets = field(default_factory=Targets)
+    deformation: Deformation = field(default_factory=Deformation)
+
+
+def names() -> list[str]:
+    """Return the names of the recipes that ship with the package, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> Recipe:
+    """Read a shipped recipe by its name, or any recipe by the path of its TOML file.
+
+    Raises:
+        RecipeError: There is no such recipe, or a field of it is unknown, missing or out of range.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise RecipeError(f"recipe is {name!r}, allowed: {', '.join(names())}, or the path of a .toml file")
+    try:
+        return parse(tomllib.loads(path.read_text("utf-8")))
+    except (RecipeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path.name}: {error}") from error
+
+
+def parse(mapping: dict[str, Any]) -> Recipe:
+    """Build a recipe from nested mappings.
+
+    Raises:
+        RecipeError: A field is unknown, missing, of the wrong type or out of range.
+    """
+    return _build(Recipe, mapping, "")
+
+
+def _build(cls: type[T], value: Any, where: str) -> T:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where} is {value!r}, allowed: a table")
+    hints = typing.get_type_hints(cls)
+    if unknown := sorted(set(value) - set(hints)):
+        raise RecipeError(f"{where}{unknown[0]} is unknown, allowed: {', '.join(hints)}")
+    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}  # type: ignore[arg-type]
+    if missing := sorted(required - set(value)):
+        raise RecipeError(f"{where}{missing[0]} is missing")
+    return cls(**{key: _convert(hints[key], item, f"{where}{key}") for key, item in value.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), value, f"{where}.")
+    if typing.get_origin(hint) is tuple:
+        _require(isinstance(value, list), where, value, "a list")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if hint is float and type(value) is int:
+        value = float(value)
+    kind: type = hint if not isinstance(hint, types.UnionType) else object
+    _require(type(value) is kind, where, value, f"a value of type {kind.__name__}")
+    return value

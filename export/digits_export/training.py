@@ -1,0 +1,178 @@
+"""Training: a pure function of a recipe, the images and a folder; resumes from its checkpoint after a break."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from digits_export import models
+from digits_export.pipeline import CLASSES, Pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from digits_export.data import Mnist
+    from digits_export.recipe import Fit, Recipe
+
+WARMUP_START = 0.01  # share of the full learning rate at the first step
+
+
+@dataclass
+class History:
+    """What each epoch measured, and how long training took over all its runs."""
+
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    """`loss`, `accuracy`, `val_loss`, `val_accuracy` by epoch."""
+    seconds: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return len(self.curves.get("loss", []))
+
+
+def set_threads(count: int) -> None:
+    """Limit TensorFlow to so many threads; to be called before anything is computed."""
+    import tensorflow as tf  # noqa: PLC0415, TID251
+
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def train(
+    recipe: Recipe, data: Mnist, folder: Path, packages: Path, *, workers: int = 1, quiet: bool = False
+) -> tuple[Any, History]:
+    """Train a network as the recipe says and return it with its history.
+
+    Each epoch's end is kept in `folder`; the same call after an interruption goes on from there and ends with the
+    same weights.
+
+    Args:
+        recipe: What to train, and how.
+        data: The images; those for validation are split off here.
+        folder: Holds the checkpoint while training, nothing afterwards.
+        packages: Folder of model packages in which the recipe's teacher is looked up.
+        workers: Threads that deform images and ask the teacher.
+        quiet: Whether to leave out the progress bar.
+    """
+    import keras  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415, TID251
+
+    keras.utils.set_random_seed(recipe.seed)
+    tf.config.experimental.enable_op_determinism()
+    learn, validate = data.held_out(recipe.fit.validation_share)
+    pipeline = Pipeline(learn, recipe, packages, workers)
+    model = models.build(recipe.network)
+    kind = "sparse_categorical" if recipe.targets.integer_labels else "categorical"
+    model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
+    history = _restore(model, folder)
+
+    shape = recipe.network.input_shape
+    inputs = tf.TensorSpec((None, 784), tf.float32)
+    answers = (
+        tf.TensorSpec((None,), tf.int64)
+        if recipe.targets.integer_labels
+        else tf.TensorSpec((None, CLASSES), tf.float32)
+    )
+    batches = tf.data.Dataset.from_generator(
+        lambda: pipeline.batches(history.epochs), output_signature=(inputs, answers)
+    )
+    labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
+    callbacks = [_checkpoint(folder, history), _progress(recipe, history.epochs, quiet)]
+    if recipe.fit.averaging:
+        callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
+    model.fit(
+        batches.map(lambda x, y: (tf.reshape(x, (-1, *shape)), y)).prefetch(8),
+        epochs=recipe.fit.epochs,
+        initial_epoch=history.epochs,
+        steps_per_epoch=pipeline.steps,
+        validation_data=(validate.vectors.reshape(-1, *shape), labels),
+        validation_batch_size=1000,
+        callbacks=callbacks,
+        shuffle=False,  # the pipeline shuffles
+        verbose=0,
+    )
+    for path in (_weights_path(folder), _history_path(folder)):
+        path.unlink(missing_ok=True)
+    return models.copy(model, recipe.network), history
+
+
+def _optimizer(fit: Fit, steps: int) -> Any:
+    """Return Adam (AdamW with decay) on the recipe's schedule; `steps` is an epoch's number of batches."""
+    from keras import optimizers  # noqa: PLC0415
+
+    rate: Any = fit.learning_rate
+    if fit.cosine:
+        warmup = round(fit.warmup_epochs * steps)
+        start = fit.learning_rate * WARMUP_START if warmup else fit.learning_rate
+        rate = optimizers.schedules.CosineDecay(
+            start, fit.epochs * steps - warmup, warmup_target=fit.learning_rate if warmup else None, warmup_steps=warmup
+        )
+    averages = {"use_ema": True, "ema_momentum": fit.averaging} if fit.averaging else {}
+    return optimizers.AdamW(rate, weight_decay=fit.weight_decay, **averages)
+
+
+def _weights_path(folder: Path) -> Path:
+    return folder / "checkpoint.weights.h5"
+
+
+def _history_path(folder: Path) -> Path:
+    return folder / "checkpoint.json"
+
+
+def _restore(model: Any, folder: Path) -> History:
+    """Bring the model, its optimizer and dropout generators to where an interrupted training left them, if one did."""
+    if not _history_path(folder).is_file():
+        return History()
+    model.load_weights(_weights_path(folder))
+    return History(**json.loads(_history_path(folder).read_text()))
+
+
+def _checkpoint(folder: Path, history: History) -> Any:
+    """Return the callback that extends the history and keeps each epoch's end on disk."""
+    from keras import callbacks  # noqa: PLC0415
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    class Checkpoint(callbacks.Callback):  # type: ignore[misc]
+        def on_train_begin(self, _logs: Any = None) -> None:
+            self.mark = time.perf_counter()
+
+        def on_epoch_end(self, _epoch: int, logs: Any = None) -> None:
+            for name, value in logs.items():
+                history.curves.setdefault(name, []).append(round(float(value), 6))
+            now = time.perf_counter()
+            history.seconds, self.mark = history.seconds + now - self.mark, now
+            part = folder / "part.weights.h5"
+            self.model.save_weights(part)
+            part.replace(_weights_path(folder))
+            # Last: an epoch without its line here never happened. Weights one epoch ahead of it are the price of a
+            # break between these two lines.
+            part_history = folder / "part.json"
+            part_history.write_text(json.dumps({"curves": history.curves, "seconds": history.seconds}))
+            part_history.replace(_history_path(folder))
+
+    return Checkpoint()
+
+
+def _progress(recipe: Recipe, done: int, quiet: bool) -> Any:
+    """Return the callback that draws one bar over all epochs."""
+    from keras import callbacks  # noqa: PLC0415
+
+    class Progress(callbacks.Callback):  # type: ignore[misc]
+        def on_train_begin(self, _logs: Any = None) -> None:
+            self.bar = tqdm(desc=recipe.name, total=recipe.fit.epochs, initial=done, unit="epoch", disable=quiet)
+
+        def on_epoch_end(self, _epoch: int, logs: Any = None) -> None:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", validation=f"{logs['val_accuracy']:.2%}", refresh=False)
+            self.bar.update()
+
+        def on_train_end(self, _logs: Any = None) -> None:
+            self.bar.close()
+
+    return Progress()
