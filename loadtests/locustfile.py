@@ -114,9 +114,10 @@ class BatchUser(DigitsUser):
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: ArgumentParser) -> None:
     """Add our arguments to Locust's."""
-    slo = Path(__file__).with_name("slo.toml")
-    parser.add_argument("--slo", type=Path, default=slo, metavar="FILE", help="Objectives that decide the exit status.")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="Write figures and verdicts there, as JSON.")
+    # No Path objects: a master sends the arguments to its workers.
+    slo = str(Path(__file__).with_name("slo.toml"))
+    parser.add_argument("--slo", default=slo, metavar="FILE", help="Objectives that decide the exit status.")
+    parser.add_argument("--results", metavar="FILE", help="Write figures and verdicts there, as JSON.")
 
 
 @events.test_start.add_listener
@@ -154,7 +155,7 @@ def judge(environment: Environment, **_: Any) -> None:
         return
     options: Any = environment.parsed_options
     running = {getattr(user, "workload", "") for user in environment.user_classes} | {"answers"}
-    limits = {name: limit for name, limit in objectives.read(options.slo).items() if name in running}
+    limits = {name: limit for name, limit in objectives.read(Path(options.slo)).items() if name in running}
     figures = measure(environment)
     verdicts = objectives.judge(limits, figures)
     broken = sum(entry["count"] for entry in environment.runner.exceptions.values()) if environment.runner else 0
@@ -174,7 +175,8 @@ def judge(environment: Environment, **_: Any) -> None:
 
     environment.process_exit_code = 0 if passed else 1
     if options.results:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
+        results = Path(options.results)
+        results.parent.mkdir(parents=True, exist_ok=True)
         result = {
             "passed": passed,
             "model": MODEL,
@@ -182,7 +184,7 @@ def judge(environment: Environment, **_: Any) -> None:
             "objectives": [vars(verdict) for verdict in verdicts],
             "errors": {f"{e.name}: {e.error}": e.occurrences for e in environment.stats.errors.values()},
         }
-        options.results.write_text(json.dumps(result, indent=2) + "\n")
+        results.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(environment: Environment) -> dict[str, dict[str, float]]:
