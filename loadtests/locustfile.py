@@ -148,10 +148,10 @@ def add_answers(data: dict[str, Any], **_: Any) -> None:
         ANSWERS[name] += count
 
 
-@events.test_stop.add_listener
+@events.quitting.add_listener  # not `test_stop`: a master has not heard the last of its workers by then
 def judge(environment: Environment, **_: Any) -> None:
     """Compare what was measured with the objectives, tell people, and decide the exit status."""
-    if isinstance(environment.runner, WorkerRunner):
+    if isinstance(environment.runner, WorkerRunner) or not MODEL:  # or the web page was opened and no test started
         return
     options: Any = environment.parsed_options
     running = {getattr(user, "workload", "") for user in environment.user_classes} | {"answers"}
@@ -184,6 +184,7 @@ def judge(environment: Environment, **_: Any) -> None:
             "objectives": [vars(verdict) for verdict in verdicts],
             "errors": {f"{e.name}: {e.error}": e.occurrences for e in environment.stats.errors.values()},
         }
+        result = json.loads(json.dumps(result), parse_constant=lambda _: None)  # JSON has no NaN
         results.write_text(json.dumps(result, indent=2) + "\n")
 
 
