@@ -76,9 +76,7 @@ def bring(data_dir: Path, as_json: bool) -> None:
 @click.option("--out", type=FOLDER, show_envvar=True, show_default="out/NAME", help="Folder of the package to write.")
 @threads
 @as_json
-def train(  # noqa: PLR0917  (click passes them by name)
-    name: str, data_dir: Path, packages: Path, out: Path | None, threads: int, as_json: bool
-) -> None:
+def train(name: str, data_dir: Path, packages: Path, out: Path | None, threads: int, as_json: bool) -> None:
     """Train a recipe's network, evaluate, convert and prove it, and write its package; resumes if interrupted."""
     chosen = recipe.load(name)
     mnist = data.load(data_dir)

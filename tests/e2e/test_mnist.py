@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from conftest import ROOT, start_server
+
 from digits_client import DigitClient
 
 
