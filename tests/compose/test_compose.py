@@ -80,16 +80,17 @@ class Stack:
         self.project = f"digits-test-{os.getpid()}"
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         environment = {**os.environ, **{name: str(port) for name, port in self.ports.items()}}
-        self.compose = partial(run, BIN / "docker-compose", "--project-name", self.project, env=environment)
+        command = (BIN / "docker-compose", "--project-name", self.project, "--profile", "load")
+        self.compose = partial(run, *command, env=environment)
         self.is_podman = "podman" in os.environ.get("DOCKER_HOST", "")
 
     def build(self):
         """Build the images."""
         if not self.is_podman:
-            self.compose("--profile", "load", "build")
+            self.compose("build")
             return
         # Asked over its socket, podman leaves HEALTHCHECK out of what it builds.
-        services = json.loads(self.compose("--profile", "load", "config", "--format=json").stdout)["services"]
+        services = json.loads(self.compose("config", "--format=json").stdout)["services"]
         for service in services.values():
             if "build" in service:
                 run(
@@ -122,11 +123,11 @@ def stack():
         stack.up()
         yield stack
     finally:
-        stack.compose("--profile", "load", "down", "--volumes")
+        stack.compose("down", "--volumes")
 
 
 @pytest.fixture(scope="module")
-def test_set():
+def mnist():
     """Some MNIST test images, (500, 784) uint8, and their labels."""
     folder = ROOT / "tests/data/mnist"
     images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
@@ -160,9 +161,9 @@ def test_ports_are_published_to_this_machine_only():
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
-def test_digits_are_recognised_through_the_published_port(stack, test_set):
+def test_digits_are_recognised_through_the_published_port(stack, mnist):
     """A client outside gets the right digits, and Prometheus counts its calls and images."""
-    images, labels = test_set
+    images, labels = mnist
     with DigitClient(f"127.0.0.1:{stack.ports['GRPC_PORT']}") as client:
         assert client.classify(images[0]).digit == labels[0]
         assert np.mean(client.classify_many(images).digits == labels) > 0.95
@@ -184,6 +185,25 @@ def test_server_container_is_locked_down(stack):
     )
     assert (user, can_write, is_read_only, found) == (10001, False, True, [])
     assert int(capabilities[0], 16) == 0
+
+
+def test_load_can_be_started_from_the_web_page(stack):
+    """Locust's web page starts users that send calls without a failure to the server, whose name it knows."""
+    url = f"http://127.0.0.1:{stack.ports['LOCUST_PORT']}"
+
+    def ask(path, data=None):
+        with urllib.request.urlopen(url + path, data, timeout=10) as page:
+            return json.load(page)
+
+    def calls():
+        with contextlib.suppress(OSError):  # the page comes up after its container
+            return {row["name"]: row["num_requests"] for row in ask("/stats/requests")["stats"]}
+
+    eventually(calls, lambda rows: rows is not None)
+    assert ask("/swarm", b"user_count=5&spawn_rate=5")["success"]
+    eventually(calls, lambda rows: rows.get("unary") and rows.get("batch-64"))
+    assert ask("/stats/requests")["errors"] == []
+    ask("/stop", b"")
 
 
 def test_load_test_runs_beside_the_server(stack, tmp_path):
