@@ -64,3 +64,21 @@ requirements: $(VENV)/.dev  ## pin requirements/*.txt anew from the pyproject fi
 .PHONY: train
 train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OUT=out/...)
 	$(BIN)/digits-export train --recipe $(or $(RECIPE),ann-dropout) --out $(or $(OUT),out/$(or $(RECIPE),ann-dropout)/1) $(ARGS)
+
+.PHONY: loadtest
+loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="-u 50 -t 5m")
+	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
+
+COMPOSE ?= docker compose
+
+.PHONY: image
+image:  ## build the container images
+	$(COMPOSE) --profile load build
+
+.PHONY: up
+up:  ## start server and Prometheus in containers (ARGS="--profile load" adds Locust)
+	$(COMPOSE) $(ARGS) up --build --detach --wait
+
+.PHONY: down
+down:  ## stop the containers; what Prometheus has collected stays
+	$(COMPOSE) --profile load down
