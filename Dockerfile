@@ -35,7 +35,7 @@ EXPOSE 8089
 ENTRYPOINT ["locust"]
 
 FROM python:3.11-slim-bookworm AS server
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
     DIGITS_SERVER_HOST=0.0.0.0 DIGITS_SERVER_METRICS_HOST=0.0.0.0 DIGITS_SERVER_MODELS=/app/models
 WORKDIR /app
 COPY --from=build-server /opt/venv /opt/venv

@@ -18,16 +18,16 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def test_set():
+def mnist():
     folder = ROOT / "tests/data/mnist"
     images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
     labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
     return images.reshape(-1, 784), labels
 
 
-def test_answers_are_onnxruntimes_own(server, test_set):
+def test_answers_are_onnxruntimes_own(server, mnist):
     """Over gRPC, as bytes and as floats, every image gets onnxruntime's own answer, and the stated accuracy is true."""
-    images, labels = test_set
+    images, labels = mnist
     with DigitClient(server.address, timeout_s=30) as client:
         served = client.classify_many(images)
         as_floats = client.classify_many(images[:2000].astype(np.float32) / 255)
