@@ -6,10 +6,12 @@
 7
 """
 
-from digits_client._client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, DigitClient
+from digits_client._async_client import AsyncDigitClient
+from digits_client._client import DigitClient
 from digits_client._errors import (
     CallError,
     Cancelled,
+    ClientClosed,
     DeadlineExceeded,
     DigitsError,
     InvalidImage,
@@ -24,12 +26,15 @@ from digits_client._errors import (
 )
 from digits_client._images import ImageLike
 from digits_client._messages import Model, Prediction, Predictions, Quality, Timing
+from digits_client._settings import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Tls
 
 __all__ = [
     "DEFAULT_SERVER",
     "DEFAULT_TIMEOUT_S",
+    "AsyncDigitClient",
     "CallError",
     "Cancelled",
+    "ClientClosed",
     "DeadlineExceeded",
     "DigitClient",
     "DigitsError",
@@ -47,5 +52,6 @@ __all__ = [
     "ServerFault",
     "ServerUnavailable",
     "Timing",
+    "Tls",
     "Unsupported",
 ]

@@ -2,6 +2,7 @@
 
 DigitsError
 ├── InvalidImage            this can't be read as an image; never sent
+├── ClientClosed            the client was closed, or belongs to the process before a fork
 └── CallError               the call failed: .code, .details, .retryable
     ├── InvalidRequest      the server refuses what was sent
     ├── NotFound            no such model or version
@@ -28,6 +29,10 @@ class DigitsError(Exception):
 
 class InvalidImage(DigitsError, ValueError):
     """What was given can't be read as an image, or as images."""
+
+
+class ClientClosed(DigitsError, RuntimeError):
+    """The client was closed, or belongs to the process before a fork."""
 
 
 class CallError(DigitsError):
@@ -111,7 +116,23 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
 }
 
 
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def from_rpc_error(error: grpc.RpcError) -> CallError:
     """Return our error for one of grpc's; raise it `from` that."""
     code = error.code() or grpc.StatusCode.UNKNOWN
     return _BY_CODE.get(code, CallError)(code, error.details() or "no details given")
+
+
+def from_status(number: int, details: str) -> CallError:
+    """Return our error for a status inside a message."""
+    code = _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+    return _BY_CODE.get(code, CallError)(code, details)
+
+
+def again(error: DigitsError) -> DigitsError:
+    """Return an equal error with the same cause: each caller raises its own, so that tracebacks stay apart."""
+    copy = type(error)(error.code, error.details) if isinstance(error, CallError) else type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy

@@ -1,15 +1,17 @@
-"""What every client does without a network: requests from images, results from answers."""
+"""What clients return, made from the columns of answers."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from grpc_health.v1 import health_pb2
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client._images import Rows
+from digits_client._wire import Columns
 
 
 class Quality(enum.IntFlag):
@@ -89,42 +91,34 @@ class Model:
     """Images per second in batches over images per second alone, on that server."""
 
 
-def request(rows: Rows, model: str, version: str) -> pb.ClassifyRequest:
-    """Return the request for (n, 784) images."""
-    if rows.dtype == np.uint8:
-        return pb.ClassifyRequest(pixels=rows.tobytes(), model=model, version=version)
-    return pb.ClassifyRequest(vectors=rows.ravel().tolist(), model=model, version=version)
+def each(columns: Columns) -> Iterator[Prediction]:
+    """Yield the results for the images of an answer, one by one."""
+    times = columns.timing
+    timing = Timing(times.queue_seconds, times.inference_seconds, times.batch_size)
+    model, version = columns.model, columns.version
+    for digit, confidence, probabilities, quality in zip(
+        columns.digits.tolist(),
+        columns.confidences.tolist(),
+        columns.probabilities,
+        columns.quality.tolist(),
+        strict=True,
+    ):
+        yield Prediction(digit, confidence, probabilities, Quality(quality), model, version, timing)
 
 
-def prediction(response: pb.ClassifyResponse) -> Prediction:
-    """Return the result for the only image of a request."""
-    return Prediction(
-        digit=response.digits[0],
-        confidence=response.confidences[0],
-        probabilities=np.array(response.probabilities, np.float32),
-        quality=Quality(response.quality_flags[0]),
-        model=response.model,
-        version=response.version,
-        timing=Timing(response.timing.queue_seconds, response.timing.inference_seconds, response.timing.batch_size),
-    )
-
-
-def predictions(responses: list[pb.ClassifyResponse]) -> Predictions:
+def joined(answers: Sequence[Columns]) -> Predictions:
     """Return the columns of one or more answers, in order."""
-    digits = np.concatenate([np.array(response.digits, np.uint8) for response in responses])
     return Predictions(
-        digits=digits,
-        confidences=np.concatenate([np.array(response.confidences, np.float32) for response in responses]),
-        probabilities=np.concatenate([np.array(response.probabilities, np.float32) for response in responses]).reshape(
-            len(digits), -1
-        ),
-        quality=np.concatenate([np.array(response.quality_flags, np.uint8) for response in responses]),
-        model=responses[-1].model,
-        version=responses[-1].version,
+        digits=np.concatenate([answer.digits for answer in answers]),
+        confidences=np.concatenate([answer.confidences for answer in answers]),
+        probabilities=np.concatenate([answer.probabilities for answer in answers]),
+        quality=np.concatenate([answer.quality for answer in answers]),
+        model=answers[-1].model,
+        version=answers[-1].version,
     )
 
 
-def models(response: pb.ListModelsResponse) -> list[Model]:
+def models(answer: bytes) -> list[Model]:
     """Return the models of a list."""
     return [
         Model(
@@ -136,5 +130,10 @@ def models(response: pb.ListModelsResponse) -> list[Model]:
             test_accuracy=model.test_accuracy,
             batching_gain=model.batching_gain,
         )
-        for model in response.models
+        for model in pb.ListModelsResponse.FromString(answer).models
     ]
+
+
+def is_serving(answer: bytes) -> bool:
+    """Return what an answer of the health service says."""
+    return bool(health_pb2.HealthCheckResponse.FromString(answer).status == health_pb2.HealthCheckResponse.SERVING)

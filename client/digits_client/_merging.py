@@ -1,0 +1,138 @@
+"""Lets concurrent calls of one event loop travel as one. Which ones and when is the plan's business."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+
+from digits_client import _messages, _plan, _wire
+from digits_client._errors import Cancelled, DeadlineExceeded, DigitsError, InvalidRequest, again
+from digits_client._messages import Prediction
+
+PATIENCE_S = 0.1
+"""How long calls wait for those under way, at most: one server that hangs must not hold up calls to the others."""
+
+
+class Call:
+    """One image whose caller waits for the answer."""
+
+    __slots__ = ("answer", "data", "deadline", "is_float", "journey")
+
+    def __init__(self, data: bytes, deadline: float, answer: asyncio.Future[Prediction], *, is_float: bool) -> None:
+        self.data, self.is_float = data, is_float
+        self.deadline = deadline  # by the event loop's clock
+        self.answer = answer
+        self.journey: Journey | None = None
+
+    def is_over(self) -> bool:
+        """Return whether nobody wants the answer any more."""
+        return self.answer.done()
+
+    def fail(self, error: DigitsError) -> None:
+        """Give up, unless that has happened."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def expire(self) -> None:
+        """Give up because the caller's own time is up."""
+        self.fail(DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the call's timeout"))
+
+
+class Journey:
+    """Calls that travel as one."""
+
+    def __init__(self, calls: list[Call], task: asyncio.Task[None]) -> None:
+        self._calls, self._task = calls, task
+        for call in calls:
+            call.journey = self
+
+    def left(self) -> None:
+        """End the journey if the caller who left was the last who cared."""
+        if all(call.is_over() for call in self._calls):
+            self._task.cancel()
+
+
+class Merging:
+    """Carries single images to the server, those of concurrent callers together.
+
+    Args:
+        ask: Sends the bytes of a `ClassifyRequest`, with a timeout in seconds, and returns the answer's bytes.
+        options: What `wire.options` returned.
+        lanes: Requests that may be on their way at once before calls gather.
+    """
+
+    def __init__(self, ask: Callable[[bytes, float], Awaitable[bytes]], options: bytes, lanes: int) -> None:
+        self._ask, self._options = ask, options
+        self._plan: _plan.Merger[Call] = _plan.Merger(lanes)
+        self._loop = asyncio.get_running_loop()
+        self._is_departing = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def classify(self, data: bytes, deadline: float, *, is_float: bool) -> Prediction:
+        """Return what one encoded image shows, by `deadline` of the event loop's clock."""
+        call = Call(data, deadline, self._loop.create_future(), is_float=is_float)
+        self._plan.add(call)
+        if not self._is_departing:  # once everybody has called who can in this turn of the loop
+            self._is_departing = True
+            self._loop.call_soon(self._depart)
+        timer = self._loop.call_at(deadline, call.expire)
+        try:
+            return await call.answer
+        except (asyncio.CancelledError, DeadlineExceeded):
+            if call.journey is not None:
+                call.journey.left()
+            raise
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Give up all calls that wait."""
+        while calls := self._plan.take(is_forced=True):
+            for call in calls:
+                call.fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
+        if self._patience:
+            self._patience.cancel()
+
+    def _depart(self, *, is_forced: bool = False) -> None:
+        self._is_departing = False
+        while calls := self._plan.take(is_forced=is_forced):
+            task = self._loop.create_task(self._travel(calls))
+            Journey(calls, task)
+            self._tasks.add(task)
+            task.add_done_callback(self._arrive)
+            is_forced = False
+        if self._plan.has_waiting() and self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
+
+    def _arrive(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._plan.arrived()
+        if self._plan.has_waiting():
+            self._depart()
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._depart(is_forced=True)
+
+    async def _travel(self, calls: list[Call]) -> None:
+        request = _wire.request(self._options, b"".join([call.data for call in calls]), is_float=calls[0].is_float)
+        latest = max(call.deadline for call in calls)  # each caller's own deadline has its own timer
+        try:
+            answer = _wire.columns(await self._ask(request, latest - self._loop.time()), len(calls))
+        except InvalidRequest as error:
+            if len(calls) == 1:
+                calls[0].fail(error)
+                return
+            middle = len(calls) // 2  # only the guilty may fail; who it is, halving tells
+            await self._travel(calls[:middle])
+            await self._travel(calls[middle:])
+        except DigitsError as error:
+            for call in calls:
+                call.fail(again(error))
+        else:
+            for call, prediction in zip(calls, _messages.each(answer), strict=True):
+                if not call.answer.done():
+                    call.answer.set_result(prediction)
