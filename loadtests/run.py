@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     )
     try:
         ready = server.stdout.readline() if server.stdout else ""
-        address = re.search(r"gRPC (\S+),", ready)
+        address = re.search(r"gRPC (\S+) ", ready)
         if not address:
             return server.wait(STOP_S) or 1  # it has said why on standard error
         print(ready, end="", flush=True)

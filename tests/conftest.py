@@ -80,7 +80,7 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
         )
     with process.stdout as output:
         line = output.readline()
-    ready = re.search(r"ready: gRPC (\S+), metrics (\S+)/metrics", line)
+    ready = re.search(r"ready: gRPC (\S+) \(\w+\), metrics (\S+)/metrics", line)
     assert ready, f"{line}\n{log_file.read_text()}"
     return ServerProcess(process, ready[1], ready[2], log_file)
 
@@ -95,9 +95,16 @@ def toy_models(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", params=["grpcio", "native"])
+def transport(request) -> str:
+    """Both transports, one after the other: what they promise is the same."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def server(toy_models, tmp_path_factory) -> Iterator[ServerProcess]:
+def server(toy_models, tmp_path_factory, transport) -> Iterator[ServerProcess]:
     """One real server on the toy models, for all tests that leave it as it was."""
-    server = start_server(toy_models, tmp_path_factory.mktemp("server"), "--default-model=toy-b")
+    flags = ["--default-model=toy-b", f"--transport={transport}"]
+    server = start_server(toy_models, tmp_path_factory.mktemp("server"), *flags)
     yield server
     assert server.stop() == 0

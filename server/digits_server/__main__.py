@@ -55,6 +55,12 @@ PORT = click.IntRange(0, 65535)
 )
 @setting("--default-model", default=Config.default_model, help="Model for requests that name none.")
 @setting(
+    "--transport",
+    type=click.Choice(["auto", "grpcio", "native"]),
+    default=Config.transport,
+    help="What carries RPCs: grpcio, or native (pygrpc-native: several times faster, an extra); auto: grpcio.",
+)
+@setting(
     "--max-batch-size",
     type=click.IntRange(1, 65536),
     default=None,
@@ -99,7 +105,7 @@ def main(max_wait_ms: float, **settings: Any) -> None:
 
     # Not before the settings are known to be good: importing onnxruntime takes longer than reading them.
     from digits_server.app import Server  # noqa: PLC0415
-    from digits_server.errors import ModelRefused, PortUnavailable  # noqa: PLC0415
+    from digits_server.errors import ModelRefused, SettingRefused  # noqa: PLC0415
 
     async def serve() -> None:
         await Server(config).run()
@@ -109,7 +115,7 @@ def main(max_wait_ms: float, **settings: Any) -> None:
             runner.run(serve())
     except ModelRefused as error:
         raise click.UsageError(f"--models: {error}") from error
-    except PortUnavailable as error:
+    except SettingRefused as error:
         raise click.UsageError(str(error)) from error
 
 

@@ -34,8 +34,6 @@ INLINE_SHARE = 0.8
 """Share of the best images per second that batches short enough for the event loop must reach to stay there."""
 LATENCY_BUDGET_S = 0.02
 """Longest run, whatever longer ones would gain: everybody who comes during a run waits for its end."""
-FLUSH_S = 0.5
-"""Time for the last answers to leave the sockets."""
 
 
 class Server:
@@ -53,15 +51,15 @@ class Server:
         self._registry = Registry(config.default_model, self._make_batcher)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._health = health.aio.HealthServicer()
-        self._grpc = transport.grpcio(config)
-        self._rpcs = Intercepted(self._grpc, self._metrics)
+        self._transport = transport.make(config)
+        self._rpcs = Intercepted(self._transport, self._metrics)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
 
         Raises:
             ModelRefused: There is no model to serve.
-            PortUnavailable: A port can't be had.
+            SettingRefused: A setting can't work here, such as a port that is in use.
         """
         with self._signals():
             await self._start()
@@ -86,16 +84,16 @@ class Server:
 
         rpcs: Any = self._rpcs  # as much of a server as the generated function needs
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
         reflection.enable_server_reflection(
-            [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
+            [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._transport.server
         )
 
-        port = transport.bind(self._grpc, self._config)
+        port = transport.bind(self._transport, self._config)
         self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
         for name in ("", servicers.SERVICE, *self._registry.names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._grpc.start()
+        await self._transport.server.start()
         self._is_ready = True
         self._announce(port)
 
@@ -103,7 +101,7 @@ class Server:
         """Print the one line that says where everything is."""
         models = ", ".join(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
         print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
-            f"digits-server ready: gRPC {self._config.host}:{port}, "
+            f"digits-server ready: gRPC {self._config.host}:{port} ({self._transport.name}), "
             f"metrics http://{self._config.metrics_host}:{self._pages.port}/metrics, models {models} "
             f"(default {self._registry.get().package.name}), {self._config.inference_threads} inference thread(s) "
             f"of {available_cpus()} CPU(s), pid {os.getpid()}",
@@ -115,14 +113,10 @@ class Server:
         # 1. Tell those who ask: nothing new, please.
         self._is_ready = False
         await self._health.enter_graceful_shutdown()
-        # 2. Stop accepting, and finish what has been accepted, within the grace.
-        stopping = asyncio.create_task(self._grpc.stop(self._config.grace_s))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._rpcs.finished(), self._config.grace_s)
-        # 3. Only others' endless streams (health watches) are left, or those whose time is up: end them.
-        await self._grpc.stop(FLUSH_S)
-        await stopping
-        # 4. Nobody can ask any more.
+        # 2. Take nothing new, and finish what has been accepted, within the grace.
+        self._rpcs.is_draining = True
+        await self._transport.drain(self._rpcs.finished, self._config.grace_s)
+        # 3. Nobody can ask any more.
         self._registry.close()
         self._executor.shutdown()
         await asyncio.to_thread(self._pages.close)

@@ -160,11 +160,12 @@ class Batcher(Generic[RowsT, AnswersT]):
         try:
             if len(jobs) == 1:
                 return [await jobs[0].future]
-            return await asyncio.gather(*(job.future for job in jobs))
-        finally:
+            return await asyncio.gather(*[job.future for job in jobs])
+        except BaseException:
             for job in jobs:  # a caller who leaves, or one of whose parts has failed, takes the rest along
                 self._withdraw(job)
                 job.future.cancel()
+            raise
 
     def close(self) -> None:
         """Take nothing new and fail what still waits. A batch that is running ends and answers."""
@@ -194,9 +195,10 @@ class Batcher(Generic[RowsT, AnswersT]):
         for job in jobs:
             self._waiting[job] = None
         self._waiting_rows += size
-        self._wake()
-        if not self._is_due:  # it waits beyond this turn of the event loop
-            self._watch(deadline)
+        if not self._is_due:
+            self._wake()
+            if not self._is_due:  # it waits beyond this turn of the event loop
+                self._watch(deadline)
         return jobs
 
     def _withdraw(self, job: _Job[RowsT, AnswersT]) -> None:

@@ -21,6 +21,8 @@ class Config:
     """Port of the metrics and probe pages; 0 takes a free one."""
     models: Path = Path("models")
     """Folder of model packages: `<name>/<version>/model.onnx`."""
+    transport: str = "auto"
+    """What carries RPCs: `grpcio`, `native`, or `auto`."""
     default_model: str = "digits-mlp"
     """Model that answers requests that name none."""
     max_batch_size: int | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from digits.v1 import classifier_pb2 as pb
@@ -54,16 +56,29 @@ def options(request: pb.ClassifyRequest, classes: int) -> None:
         )
 
 
-def response(request: pb.ClassifyRequest, model: ServedModel, outcomes: list[Outcome[Predictions]]) -> bytes:
+def response(request: pb.ClassifyRequest, model: ServedModel, outcomes: Sequence[Outcome[Predictions]]) -> bytes:
     """Return the answer to a request, as bytes, from what its batch, or batches, gave."""
+    outcome = outcomes[0] if len(outcomes) == 1 else _whole(outcomes)
     fixed = model.signature
     if request.request_id or request.top_k:
-        fixed += _extras(request, outcomes).SerializeToString()
-    return wire.response(fixed, outcomes, probabilities=not request.omit_probabilities)
+        fixed += _extras(request, outcome).SerializeToString()
+    return wire.response(fixed, outcome, probabilities=not request.omit_probabilities)
 
 
-def _extras(request: pb.ClassifyRequest, outcomes: list[Outcome[Predictions]]) -> pb.ClassifyResponse:
-    probabilities = np.concatenate([outcome.answers.probabilities[outcome.start : outcome.end] for outcome in outcomes])
+def _whole(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
+    answers = Predictions.join([(part.answers, part.start, part.end) for part in parts])
+    return Outcome(
+        answers,
+        start=0,
+        end=len(answers),
+        queue_s=max(part.queue_s for part in parts),
+        inference_s=sum(part.inference_s for part in parts),
+        batch_size=max(part.batch_size for part in parts),
+    )
+
+
+def _extras(request: pb.ClassifyRequest, outcome: Outcome[Predictions]) -> pb.ClassifyResponse:
+    probabilities = outcome.answers.probabilities[outcome.start : outcome.end]  # (n, classes)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
     return pb.ClassifyResponse(
         request_id=request.request_id,

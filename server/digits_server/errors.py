@@ -109,10 +109,13 @@ class ModelRefused(Exception):
     """Raise when a model package can't be trusted; the message says what is wrong. Callers never see it."""
 
 
-class PortUnavailable(Exception):
-    """Raise when an address to listen on can't be had."""
+class SettingRefused(Exception):
+    """Raise when a setting, though well-formed, can't work here.
 
-    def __init__(self, flag: str, host: str, port: int) -> None:
-        super().__init__(
-            f"{flag}: can't listen on {host}:{port}; it is in use, not an address of this machine, or not allowed"
-        )
+    Args:
+        flag: The setting, as on the command line.
+        reason: The value, and what is wrong with it.
+    """
+
+    def __init__(self, flag: str, reason: str) -> None:
+        super().__init__(f"{flag}: {reason}")

@@ -13,8 +13,9 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
+from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics
+from digits_server.transport import Transport
 
 if TYPE_CHECKING:  # generic only in the stubs
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -28,16 +29,19 @@ class Intercepted:
     which takes longer than what it does. Services added to the server itself (health, reflection) pass untouched.
 
     Args:
-        server: Where the wrapped handlers go.
+        transport: Where the wrapped handlers go.
         metrics: Where RPCs are counted.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
-        self._server = server
+    def __init__(self, transport: Transport, metrics: Metrics) -> None:
+        self._transport = transport
+        self._server = transport.server
         self._metrics = metrics
         self._idle = asyncio.Event()
         self.in_flight = 0
         """RPCs whose handlers have not returned."""
+        self.is_draining = False
+        """Whether to refuse what comes."""
 
     async def finished(self) -> None:
         """Return as soon as no RPC is in flight."""
@@ -66,6 +70,8 @@ class Intercepted:
             start, code = time.perf_counter(), grpc.StatusCode.CANCELLED
             self.in_flight += 1
             try:
+                if self.is_draining:
+                    raise Draining("the server is shutting down")
                 if isinstance(request, ServerError):
                     raise request
                 response = await behaviour(request, context)
@@ -75,7 +81,7 @@ class Intercepted:
                 code = answer.code
                 if isinstance(answer, Rejected):
                     self._metrics.rejected(answer.reason)
-                context.set_trailing_metadata(trailers(answer))
+                context.set_trailing_metadata(trailers(answer, pushback=self._transport.allows_pushback))
                 await context.abort(code, answer.message)
             else:
                 return response
@@ -91,7 +97,7 @@ class Intercepted:
         )
 
 
-def trailers(error: ServerError) -> tuple[tuple[str, str | bytes], ...]:
+def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:
     """Return the trailing metadata that explain an error to programs: google.rpc details, and when to retry."""
     status = Status(code=error.code.value[0], message=error.message)
     retry: tuple[tuple[str, str], ...] = ()
@@ -103,7 +109,8 @@ def trailers(error: ServerError) -> tuple[tuple[str, str | bytes], ...]:
             delay = Duration()
             delay.FromNanoseconds(int(error.retry_after_s * 1e9))
             status.details.add().Pack(RetryInfo(retry_delay=delay))
-            retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
+            if pushback:
+                retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
     return (("grpc-status-details-bin", status.SerializeToString()), *retry)
 
 

@@ -193,7 +193,7 @@ class Metrics:
         confidence = self._confidence.observer(model)
 
         def observe(predictions: Predictions) -> None:
-            for digit, count in Counter(predictions.columns[0][0]).items():
+            for digit, count in Counter(predictions.digits_bytes).items():
                 values[keys[digit]] += count
             confidence(predictions.confidences.tolist())
 

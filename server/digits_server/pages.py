@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from digits_server.config import Config
-from digits_server.errors import PortUnavailable
+from digits_server.errors import SettingRefused
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,7 +29,7 @@ class Pages:
         is_ready: Whether `/readyz` says yes.
 
     Raises:
-        PortUnavailable: The port can't be had.
+        SettingRefused: The port can't be had.
     """
 
     def __init__(self, config: Config, *, metrics: WSGIApplication, is_ready: Callable[[], bool]) -> None:
@@ -39,7 +39,8 @@ class Pages:
         try:
             self._server = make_server(config.metrics_host, config.metrics_port, self._app, _Server, _Handler)
         except OSError as error:
-            raise PortUnavailable("--metrics-port", config.metrics_host, config.metrics_port) from error
+            address = f"{config.metrics_host}:{config.metrics_port}"
+            raise SettingRefused("--metrics-port", f"can't listen on {address}; is it in use?") from error
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="pages", daemon=True)
         self._thread.start()

@@ -106,6 +106,7 @@ class Registry:
         self._default_model = default_model
         self._batcher = batcher
         self._models: dict[str, dict[int, ServedModel]] = {}
+        self._by_request: dict[tuple[str, str], ServedModel] = {}  # what a request names, "" for what it leaves out
         self.refused: list[RefusedModel] = []
 
     def load(self, root: Path, *, threads: int) -> None:
@@ -132,6 +133,11 @@ class Registry:
             self._default_model = next(iter(self._models))
         elif self._default_model not in self._models:
             raise ModelRefused(f"the default model {self._default_model!r} is not among {sorted(self._models)}")
+        for name, versions in self._models.items():
+            names = (name, "") if name == self._default_model else (name,)
+            for asked in names:
+                self._by_request[asked, ""] = versions[max(versions)]
+                self._by_request |= {(asked, str(number)): served for number, served in versions.items()}
 
     def _serve(self, package: Package) -> ServedModel:
         log.info(
@@ -152,18 +158,16 @@ class Registry:
         Raises:
             NotFound: It is not served.
         """
+        served = self._by_request.get((name, version))
+        if served is not None:
+            return served
         versions = self._models.get(name or self._default_model)
         if versions is None:
             raise NotFound(f"model: {name!r} is not served; there are {sorted(self._models)}")
-        if not version:
-            return versions[max(versions)]
-        try:
-            return versions[int(version)]
-        except (KeyError, ValueError):
-            raise NotFound(
-                f"version: {name or self._default_model} has no version {version!r}; there are "
-                f"{[str(number) for number in sorted(versions)]}"
-            ) from None
+        raise NotFound(
+            f"version: {name or self._default_model} has no version {version!r}; there are "
+            f"{[str(number) for number in sorted(versions)]}"
+        )
 
     def all(self) -> list[ServedModel]:
         """Return every served version, sorted by name and version."""

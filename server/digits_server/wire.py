@@ -8,7 +8,6 @@ the arrays hold. And bytes of messages put in a row are their merged message, so
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from functools import lru_cache
 
 from digits.v1 import classifier_pb2 as pb
@@ -40,40 +39,30 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def response(fixed: bytes, outcomes: Sequence[Outcome[Predictions]], *, probabilities: bool) -> bytes:
+def response(fixed: bytes, outcome: Outcome[Predictions], *, probabilities: bool) -> bytes:
     """Return the bytes of a `ClassifyResponse`.
 
     Args:
         fixed: Bytes of the fields that don't depend on the outcome.
-        outcomes: What became of the request's parts, in order.
+        outcome: What became of the request.
         probabilities: Whether to include the n x classes probabilities.
     """
-    if len(outcomes) == 1:
-        (outcome,) = outcomes
-        digits, confidences, rows, flags = (
-            column[outcome.start * width : outcome.end * width] for column, width in outcome.answers.columns
-        )
-        queue_s, inference_s, batch_size = outcome.queue_s, outcome.inference_s, outcome.batch_size
-    else:
-        digits, confidences, rows, flags = (
-            b"".join(
-                column[outcome.start * width : outcome.end * width]
-                for outcome in outcomes
-                for column, width in (outcome.answers.columns[index],)
-            )
-            for index in range(4)
-        )
-        queue_s = max(outcome.queue_s for outcome in outcomes)
-        inference_s = sum(outcome.inference_s for outcome in outcomes)
-        batch_size = max(outcome.batch_size for outcome in outcomes)
-    count, floats = varint(len(digits)), varint(len(confidences))
-    times = _TIMES.pack(_QUEUE_TAG, queue_s, _INFERENCE_TAG, inference_s, _SIZE_TAG) + varint(batch_size)
+    start, end, answers = outcome.start, outcome.end, outcome.answers
+    confidences = answers.confidences_bytes[4 * start : 4 * end]
+    count = varint(end - start)
+    times = _TIMES.pack(_QUEUE_TAG, outcome.queue_s, _INFERENCE_TAG, outcome.inference_s, _SIZE_TAG)
+    times += varint(outcome.batch_size)
     parts = [
-        *(_DIGITS, count, digits, _CONFIDENCES, floats, confidences, _FLAGS, count, flags),
-        *(_TIMING, varint(len(times)), times, fixed),
+        *(_DIGITS, count, answers.digits_bytes[start:end], _FLAGS, count, answers.flags_bytes[start:end]),
+        *(_CONFIDENCES, varint(len(confidences)), confidences, _TIMING, varint(len(times)), times, fixed),
     ]
     if probabilities:
-        parts += (_PROBABILITIES, varint(len(rows)), rows)
+        width = answers.bytes_per_image
+        parts += (
+            _PROBABILITIES,
+            varint(width * (end - start)),
+            answers.probabilities_bytes[width * start : width * end],
+        )
     return b"".join(parts)
 
 

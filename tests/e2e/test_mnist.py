@@ -11,8 +11,8 @@ from digits_client import DigitClient
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = start_server(ROOT / "models", tmp_path_factory.mktemp("mnist"))
+def server(tmp_path_factory, transport):
+    server = start_server(ROOT / "models", tmp_path_factory.mktemp("mnist"), f"--transport={transport}")
     yield server
     assert server.stop() == 0
 

@@ -18,18 +18,20 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_an_idle_server(toy_models, tmp_path, number):
+def test_signal_ends_an_idle_server(toy_models, tmp_path, transport, number):
     """SIGTERM and SIGINT end it with status 0 and lines of JSON in the log."""
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a")
+    server = start_server(toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}")
     assert server.stop(number) == 0
     messages = [json.loads(line)["message"] for line in server.log.splitlines()]
     assert messages[-2:] == ["draining", "drained"]
 
 
-def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path):
+def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, transport):
     """Requests in flight at SIGTERM are answered; whoever comes later is told UNAVAILABLE; nothing else happens."""
     # One request waits two seconds for company, so that it is surely in flight when the signal comes.
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-wait-ms=2000")
+    server = start_server(
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=2000"
+    )
     with grpc.insecure_channel(server.address) as channel:
         stub = pb_grpc.DigitClassifierStub(channel)
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
@@ -40,9 +42,11 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path):
     assert server.process.wait(30) == 0
 
 
-def test_health_turns_before_the_end(toy_models, tmp_path):
+def test_health_turns_before_the_end(toy_models, tmp_path, transport):
     """A watcher sees NOT_SERVING before its stream ends, and does not hold the drain up."""
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-wait-ms=1000", "--grace-s=30")
+    server = start_server(
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=1000", "--grace-s=30"
+    )
     with grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -58,9 +62,16 @@ def test_health_turns_before_the_end(toy_models, tmp_path):
     assert server.process.wait(20) == 0
 
 
-def test_grace_bounds_the_drain(toy_models, tmp_path):
+def test_grace_bounds_the_drain(toy_models, tmp_path, transport):
     """A request that would outlast the grace is cut off, and the exit status is 0 all the same."""
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-wait-ms=10000", "--grace-s=0.2")
+    server = start_server(
+        toy_models,
+        tmp_path,
+        "--default-model=toy-a",
+        f"--transport={transport}",
+        "--max-wait-ms=10000",
+        "--grace-s=0.2",
+    )
     with grpc.insecure_channel(server.address) as channel:
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes())
         call = pb_grpc.DigitClassifierStub(channel).Classify.future(request, timeout=60)
