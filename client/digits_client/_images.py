@@ -105,13 +105,30 @@ def _ink(image: Image.Image) -> npt.NDArray[np.float32]:
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32) / np.float32(255)
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])  # where the digit is not
-    paper = float(np.median(border))
-    if paper > 0.5:
-        grey, paper = 1 - grey, 1 - paper
-    ink: npt.NDArray[np.float32] = np.clip(grey - np.float32(paper), 0, None)
+    paper, noise = _paper(grey)
+    ink = grey - paper
+    if -ink.min() > ink.max():  # dark on bright
+        ink = -ink
+    ink = np.clip(ink - 3 * noise, 0, None)
     ink /= max(float(ink.max()), 1e-6)
     return ink
+
+
+def _paper(grey: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], np.float32]:
+    """Return how bright the paper is at each pixel, as unevenly lit as a plane, and how much it varies otherwise.
+
+    The plane goes through the pixels at the border, where most is paper; those of strokes that touch it are left out.
+    """
+    height, width = grey.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    plane = np.stack([np.ones_like(x), x, y], axis=-1)  # (height, width, 3)
+    border = np.ones(grey.shape, bool)
+    border[1:-1, 1:-1] = False
+    points, values = plane[border], grey[border]
+    kept = np.abs(values - np.median(values)) <= max(0.2, 2 * float(np.median(np.abs(values - np.median(values)))))
+    slope = np.linalg.lstsq(points[kept], values[kept], rcond=None)[0]
+    noise = np.float32(1.5) * np.median(np.abs(points[kept] @ slope - values[kept]))  # as a standard deviation
+    return plane @ slope, noise
 
 
 def _boxed(ink: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
