@@ -79,6 +79,8 @@ def _array(array: npt.NDArray[np.generic], *shapes: tuple[int, ...]) -> Rows:
     if array.dtype == np.uint8:
         return array.astype(np.uint8, copy=False).reshape(-1, PIXELS)
     if np.issubdtype(array.dtype, np.floating):
+        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN compares false
+            raise InvalidImage(f"array: values from {array.min():g} to {array.max():g}; allowed is 0 to 1")
         return array.astype(np.float32, copy=False).reshape(-1, PIXELS)
     raise InvalidImage(f"array: dtype {array.dtype}; allowed is uint8 in 0 to 255, or floats in 0 to 1")
 
@@ -106,10 +108,10 @@ def _ink(image: Image.Image) -> npt.NDArray[np.float32]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32) / np.float32(255)
     paper, noise = _paper(grey)
-    ink = grey - paper
+    ink: npt.NDArray[np.float32] = grey - paper
     if -ink.min() > ink.max():  # dark on bright
         ink = -ink
-    ink = np.clip(ink - 3 * noise, 0, None)
+    ink = np.clip(ink - 3 * noise, 0, None, dtype=np.float32)
     ink /= max(float(ink.max()), 1e-6)
     return ink
 

@@ -49,11 +49,12 @@ class Merger(Generic[Call]):
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
         self._under_way = 0
-        self._waiting: deque[Call] = deque()
+        self._waiting: tuple[deque[Call], deque[Call]] = (deque(), deque())  # bytes and floats
+        self._turn = 0
 
     def add(self, call: Call) -> None:
         """Let a call wait."""
-        self._waiting.append(call)
+        self._waiting[call.is_float].append(call)
 
     def take(self, *, is_forced: bool = False) -> list[Call]:
         """Return the next group to send, which `arrived` must follow; empty if nobody can go.
@@ -63,17 +64,17 @@ class Merger(Generic[Call]):
         """
         if self._under_way >= self._lanes and not is_forced:
             return []
-        group: list[Call] = []
-        while self._waiting and len(group) < MERGED_IMAGES:
-            call = self._waiting.popleft()
-            if call.is_over():
-                continue
-            if group and call.is_float != group[0].is_float:
-                self._waiting.appendleft(call)
-                break
-            group.append(call)
-        self._under_way += bool(group)
-        return group
+        self._turn ^= 1  # both forms get their turn, whatever the other's number
+        for waiting in (self._waiting[self._turn], self._waiting[self._turn ^ 1]):
+            group: list[Call] = []
+            while waiting and len(group) < MERGED_IMAGES:
+                call = waiting.popleft()
+                if not call.is_over():
+                    group.append(call)
+            if group:
+                self._under_way += 1
+                return group
+        return []
 
     def arrived(self) -> None:
         """Free the lane of a group."""
@@ -81,7 +82,7 @@ class Merger(Generic[Call]):
 
     def has_waiting(self) -> bool:
         """Return whether a call waits."""
-        return bool(self._waiting)
+        return any(self._waiting)
 
 
 class Stream:
