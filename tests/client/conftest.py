@@ -3,4 +3,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for stub_server.py, which is not a test
+sys.path.append(str(Path(__file__).parent))  # for stub_server.py; last, so that `conftest` stays the outer one

@@ -1,6 +1,8 @@
 """The client against a real server."""
 
+import itertools
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ from packages import image_of
 from digits_client import (
     DeadlineExceeded,
     DigitClient,
+    InvalidImage,
     InvalidRequest,
     NotFound,
     Overloaded,
+    Prediction,
     Quality,
     ServerUnavailable,
 )
+from digits_client._settings import CLASSIFY
 
 
 @pytest.fixture
@@ -56,6 +61,57 @@ def test_classify_many(client, scale):
     assert not predictions.quality.any()
 
 
+def test_stream(client):
+    """Predictions come in the order of the images; what is wrong with one stands in its place."""
+    images = [image_of(1), b"no picture", image_of(2), np.full(784, 7.0), image_of(3)]
+    results = list(client.stream(images))
+    assert [type(result) for result in results] == [Prediction, InvalidImage, Prediction, InvalidImage, Prediction]
+    assert [results[at].digit for at in (0, 2, 4)] == [1, 2, 3]
+    assert "10 bytes" in str(results[1])
+
+
+def test_stream_reports_what_the_server_refuses(server):
+    """The server's own word on one image is an error in its place, too."""
+    with DigitClient(server.address, model="nope") as client:
+        assert [type(result) for result in client.stream([image_of(1)] * 2)] == [NotFound] * 2
+
+
+def test_stream_without_end_can_be_left(client):
+    """A stream that is left early ends, and the client works on."""
+    stream = client.stream(image_of(digit % 10) for digit in itertools.count())
+    assert [next(stream).digit for _ in range(30)] == [digit % 10 for digit in range(30)]
+    stream.close()
+    assert client.health()
+
+
+def test_stream_raises_what_the_images_raise(client):
+    """A fault of the caller's own iterator comes back to the caller, after the answers before it."""
+    stream = client.stream(image_of(1) if good else 1 / 0 for good in (True, False))
+    assert next(stream).digit == 1
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+
+
+def test_stream_fails_without_a_server():
+    """What ends the stream itself is raised."""
+    with DigitClient("127.0.0.1:1", timeout_s=5) as lost, pytest.raises(ServerUnavailable):
+        next(lost.stream([image_of(1)]))
+
+
+def test_threads_share_a_client(client):
+    """Calls from many threads get their own answers."""
+    digits = np.random.default_rng(0).integers(0, 10, 200)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda digit: client.classify(image_of(digit)).digit, digits))
+    assert answers == digits.tolist()
+
+
+def test_classify_many_fails_as_a_whole(server):
+    """One refused call ends the rest."""
+    with DigitClient(server.address, model="nope") as client, pytest.raises(NotFound):
+        client.classify_many(np.zeros((5000, 784), np.uint8))
+
+
 def test_model_and_version(server):
     """A client asks the model and version it was made for."""
     with DigitClient(server.address, model="toy-a", version="2") as client:
@@ -80,7 +136,7 @@ def test_health(client):
     ("error", "call"),
     [
         (NotFound, lambda address: DigitClient(address, model="nope").classify(image_of(1))),
-        (InvalidRequest, lambda address: DigitClient(address).classify(np.full(784, 2.0))),
+        (InvalidRequest, lambda address: DigitClient(address, model="toy-a")._ask(CLASSIFY, b"", 20)),
     ],
 )
 def test_refusals_have_their_class(server, error, call):

@@ -29,7 +29,7 @@ def centre_of_mass(image):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_arrays_are_taken_as_they_are(shape, dtype):
     """An array of either shape keeps its values; floats become float32."""
-    array = np.arange(784).reshape(shape).astype(dtype)
+    array = (np.arange(784) % 2).reshape(shape).astype(dtype)
     row = _images.row(array)
     assert row.shape == (1, 784)
     assert row.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
@@ -42,6 +42,8 @@ def test_arrays_are_taken_as_they_are(shape, dtype):
         (np.zeros(783), r"shape \(783,\); allowed is \(784,\) or \(28, 28\)"),
         (np.zeros((28, 28, 3), np.uint8), r"shape \(28, 28, 3\)"),
         (np.zeros(784, np.int64), "dtype int64; allowed is uint8 in 0 to 255, or floats in 0 to 1"),
+        (np.full(784, 1.5), "values from 1.5 to 1.5; allowed is 0 to 1"),
+        (np.array([np.nan] * 784), "values from nan to nan; allowed is 0 to 1"),
         (7, "a int; allowed are a path, bytes, a PIL image or a numpy array"),
         (b"no picture", "10 bytes: can't be read as an image"),
         ("no/such/file.png", "no/such/file.png: can't be read as an image"),

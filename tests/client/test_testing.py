@@ -1,0 +1,139 @@
+"""What we ship for our users' tests."""
+
+import asyncio
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from digits_client import AsyncDigitClient, ClientClosed, DigitClient, InvalidImage, NotFound, Prediction, testing
+
+IMAGE = np.zeros((28, 28), np.uint8)
+
+
+def by_first_pixel(image):
+    """Answer the first pixel's value; 99 is not found."""
+    if image[0, 0] == 99:
+        raise NotFound(grpc.StatusCode.NOT_FOUND, "no such thing")
+    return int(image[0, 0])
+
+
+def image(number):
+    pixels = IMAGE.copy()
+    pixels[0, 0] = number
+    return pixels
+
+
+def test_fake():
+    """The fake is a client that answers as it was told, and remembers what it was asked."""
+    with testing.FakeDigitClient(by_first_pixel, model="mine") as client:
+        assert isinstance(client, DigitClient)
+        assert client.classify(image(4)).digit == 4
+        assert client.classify_many([image(1), image(2)]).digits.tolist() == [1, 2]
+        assert client.classify(image(4)).model == "mine"
+        assert client.models()[0].is_serving
+        assert client.health()
+        assert [it[0, 0] for it in client.images] == [4, 1, 2, 4]
+    with pytest.raises(ClientClosed):
+        client.health()
+
+
+def test_fake_refuses_as_the_real_one():
+    """Images are checked, errors are raised, or yielded by a stream."""
+    client = testing.FakeDigitClient(by_first_pixel)
+    with pytest.raises(InvalidImage):
+        client.classify(np.zeros(3))
+    with pytest.raises(NotFound):
+        client.classify(image(99))
+    kinds = [type(result) for result in client.stream([image(1), image(99), b"no picture"])]
+    assert kinds == [Prediction, NotFound, InvalidImage]
+
+
+def test_fake_answers_probabilities():
+    """An answer may be ten probabilities; floats are seen as floats."""
+    client = testing.FakeDigitClient([0.1] * 4 + [0.6] + [0.0] * 5)
+    prediction = client.classify(image(1) / 255)
+    assert (prediction.digit, prediction.confidence) == (4, pytest.approx(0.6))
+    assert client.images[0].dtype == np.float32
+
+
+async def test_async_fake():
+    """The asyncio fake does the same; concurrent calls are merged as by the real one."""
+    async with testing.FakeAsyncDigitClient(by_first_pixel) as client:
+        assert isinstance(client, AsyncDigitClient)
+        predictions = await asyncio.gather(*(client.classify(image(number)) for number in range(10)))
+        assert [it.digit for it in predictions] == list(range(10))
+        assert {it.timing.batch_size for it in predictions} == {10}
+        assert (await client.classify_many([image(3)])).digits.tolist() == [3]
+        kinds = [type(it) async for it in client.stream([image(1), image(99), b"no picture"])]
+        assert kinds == [Prediction, NotFound, InvalidImage]
+        assert await client.health()
+        assert (await client.models())[0].name == "fake"
+
+
+USERS_TEST = """
+from digits_client import DigitClient
+pytest_plugins = ["digits_client.testing"]
+def test_with_a_real_server(digits_server):
+    with DigitClient(digits_server) as client:
+        assert client.health()
+"""
+
+
+def test_fixture(toy_models, tmp_path):
+    """A user's test that asks for the fixture finds a real server."""
+    (tmp_path / "test_theirs.py").write_text(USERS_TEST)
+    (tmp_path / "models").symlink_to(toy_models)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py"]
+    environment = {"DIGITS_SERVER_DEFAULT_MODEL": "toy-b", "PATH": ""}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_server_that_does_not_start_is_said():
+    """A wrong setting is an error at once, not a wait."""
+    with pytest.raises(RuntimeError, match="did not start"):
+        next(testing.serve("--models=/nowhere"))
+
+
+USERS_PROGRAM = """
+import asyncio
+from pathlib import Path
+import numpy as np
+from digits_client import AsyncDigitClient, DigitClient, DigitsError, Prediction, Tls
+from digits_client.testing import FakeDigitClient
+
+def names(client: DigitClient, folder: Path) -> list[int]:
+    results = client.stream(folder.iterdir())
+    return [result.digit for result in results if isinstance(result, Prediction)]
+
+async def main() -> float:
+    async with AsyncDigitClient(["10.0.0.1:1", "10.0.0.2:1"], tls=Tls(ca="ca.pem"), token="t") as client:
+        one, other = await asyncio.gather(client.classify("a.png"), client.classify(np.zeros((28, 28))))
+        many = await client.classify_many(np.zeros((5, 784), np.uint8))
+        async for result in client.stream([b""]):
+            if isinstance(result, DigitsError):
+                raise result
+            reveal_type(result)
+        return one.confidence + float(many.confidences.mean()) + (await client.models())[0].test_accuracy
+
+names(FakeDigitClient(7), Path())
+DigitClient(timeout_s="5")
+"""
+
+
+def test_users_get_types(tmp_path):
+    """mypy in strict mode is content with a right program, and finds the one wrong argument."""
+    (tmp_path / "program.py").write_text(USERS_PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=.mypy", "program.py"]
+    paths = ":".join(str(ROOT / name) for name in ("client", "proto"))
+    result = subprocess.run(
+        command, cwd=tmp_path, env={"MYPYPATH": paths, "PATH": ""}, capture_output=True, text=True, timeout=110
+    )
+    errors = [line for line in result.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, result.stdout
+    assert 'Argument "timeout_s" to "DigitClient" has incompatible type "str"' in errors[0]
+    assert 'Revealed type is "digits_client._messages.Prediction"' in result.stdout
