@@ -154,10 +154,10 @@ def serve(*flags: str) -> Iterator[str]:
     """
     command = [sys.executable, "-m", "digits_server", "--port=0", "--metrics-port=0", "--log-level=warning", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
-        ready = re.search(r"ready: gRPC (\S+),", process.stdout.readline() if process.stdout else "")
-        if ready is None:
-            raise RuntimeError("digits-server did not start; why stands on stderr")
         try:
+            ready = re.search(r"ready: gRPC ([^\s,]+)", process.stdout.readline() if process.stdout else "")
+            if ready is None:
+                raise RuntimeError("digits-server did not start; why stands on stderr")
             yield ready[1]
         finally:
             process.terminate()

@@ -1,5 +1,6 @@
 """A server whose answers the test gives: for what no Digits server does, or does only when broken."""
 
+import asyncio
 import contextlib
 from concurrent import futures
 
@@ -7,6 +8,12 @@ import grpc
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
+
+
+async def until(condition):
+    """Return once something is true that happens in the server's threads."""
+    while not condition():  # noqa: ASYNC110 - threads set no asyncio.Event
+        await asyncio.sleep(0.001)
 
 
 def answer(request, **fields):

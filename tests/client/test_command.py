@@ -1,6 +1,7 @@
 """The command `digits`, as its user meets it."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -32,8 +33,8 @@ def test_classify_prints_a_line_for_each_file(digits, files):
     result = digits("classify", *files)
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{files[0]}: 3  100.0%  (toy-b/1)",
-        f"{files[1]}: 8  100.0%  (toy-b/1)",
+        f"{files[0]}  3  100.0%  toy-b/1",
+        f"{files[1]}  8  100.0%  toy-b/1",
     ]
 
 
@@ -67,12 +68,74 @@ def test_unreachable_server_is_one_clear_line(files, command):
     assert len(result.output.splitlines()) == 1
 
 
-def test_unreadable_file_is_one_clear_line(digits, tmp_path):
-    """A file that is no image is named; exit status 1."""
+def test_unreadable_file_does_not_stop_the_others(digits, files, tmp_path):
+    """A file that is no image is named in its place, in the table and in JSON; exit status 1."""
     (tmp_path / "text.png").write_text("hello")
-    result = digits("classify", str(tmp_path / "text.png"))
+    result = digits("classify", str(tmp_path / "text.png"), files[0])
     assert result.exit_code == 1
-    assert f"{tmp_path}/text.png: can't be read as an image" in result.output
+    assert f"{tmp_path}/text.png: can't be read as an image" in result.output.splitlines()[0]
+    assert "  3  100.0%" in result.output.splitlines()[1]
+    answer = json.loads(digits("classify", "--json", str(tmp_path / "text.png")).output)
+    assert "can't be read" in answer["error"]
+
+
+def test_folders_and_stdin(digits, files, tmp_path, server):
+    """A folder stands for the images in it, in order; - for one on stdin."""
+    (tmp_path / "notes.txt").write_text("no image")
+    result = digits("classify", str(tmp_path))
+    assert [line.split()[1] for line in result.output.splitlines()] == ["3", "8"]
+    data = (tmp_path / "8.png").read_bytes()
+    result = CliRunner().invoke(main, ["classify", "-", "--server", server.address], input=data)
+    assert result.output == "-  8  100.0%  toy-b/1\n"
+
+
+def test_a_folder_without_images_is_an_error(digits, tmp_path):
+    """Nothing to do is said, with the names that would count; exit status 1."""
+    result = digits("classify", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"no images in {tmp_path}" in result.output
+
+
+def test_show_draws(digits, files):
+    """The 14 lines of the drawing hold the ink; a full bar stands at the digit."""
+    lines = digits("classify", "--show", files[0]).output.splitlines()
+    assert len(lines) == 15
+    assert lines[1][3] == "▒"  # the toy model's mark: half of two rows
+    assert lines[3 + 3].endswith("3 " + "█" * 30 + " 100.0%")
+
+
+def test_watch(digits, server, files):
+    """A line an interval: the rate and how long calls take, from the metrics page."""
+    digits("health")
+    arguments = ["watch", "--metrics", f"{server.metrics_url}/metrics", "--every-s", "0.01", "--count", "2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0
+    assert len(re.findall(r"req/s .* failed/s  p50 .* ms  p99 .* ms\n", result.output)) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "complaint"),
+    [("http://127.0.0.1:1/metrics", 1, "no metrics can be had from"), ("file:///etc", 2, "allowed are http://")],
+)
+def test_watch_without_a_page(url, status, complaint):
+    """A page that can't be had is one clear line."""
+    result = CliRunner().invoke(main, ["watch", "--metrics", url])
+    assert result.exit_code == status
+    assert complaint in result.output
+
+
+def test_watch_ends_with_ctrl_c(monkeypatch):
+    """Ctrl-C is the way to end it, not an error."""
+    monkeypatch.setattr("digits_client._watch.fetch", lambda _: "")
+    monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert CliRunner().invoke(main, ["watch"]).exit_code == 0
+
+
+def test_completion():
+    """The shell's completion knows the commands."""
+    environment = {"_DIGITS_COMPLETE": "bash_complete", "COMP_WORDS": "digits cl", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(main, [], env=environment, prog_name="digits")
+    assert "classify" in result.output
 
 
 def test_unknown_model_is_one_clear_line(digits, files):

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from packages import image_of
-from stub_server import Servicer, answer, serving
+from stub_server import Servicer, answer, serving, until
 
 from digits_client import AsyncDigitClient, Cancelled, DeadlineExceeded, InvalidImage, InvalidRequest, Overloaded
 from digits_client._merging import Merging
@@ -20,11 +20,6 @@ def image(number):
     pixels = np.zeros(784, np.uint8)
     pixels[0] = number
     return pixels
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_calls_are_retried(code):
 
 
 def test_large_requests_are_retried_too():
-    """gRPC keeps a copy of 1,024 float images, 3.2 MB, to send it again."""
+    """A copy of 1,024 float images, 3.2 MB, is kept to be sent again."""
     servicer = Servicer(failing(1, grpc.StatusCode.UNAVAILABLE))
     with serving(servicer) as port, DigitClient(f"127.0.0.1:{port}", timeout_s=60) as client:
         assert len(client.classify_many(np.zeros((1024, 784), np.float32))) == 1024
@@ -88,10 +88,13 @@ def test_the_servers_get_the_deadline():
 def test_calls_go_to_all_servers_of_a_list():
     """Two addresses are asked in turn, once both are connected."""
     one, other = Servicer(), Servicer()
-    with serving(one) as first, serving(other) as second:
-        with DigitClient([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], timeout_s=20) as client:
-            while not (len(one.sizes) > 5 and len(other.sizes) > 5):
-                client.classify(BLANK)
+    with (
+        serving(one) as first,
+        serving(other) as second,
+        DigitClient([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], timeout_s=20) as client,
+    ):
+        while not (len(one.sizes) > 5 and len(other.sizes) > 5):
+            client.classify(BLANK)
 
 
 def test_one_dead_server_of_a_list_is_not_noticed():
@@ -160,7 +163,7 @@ def test_tls_and_token(authority, files):
     servicer = Servicer()
     tls = Tls(ca=files / "ca.pem")
     with serving(servicer, "localhost:0", server_credentials(authority, "localhost")) as port:
-        with DigitClient(f"localhost:{port}", tls=tls, token="abc", timeout_s=20) as client:  # noqa: S106 - no secret
+        with DigitClient(f"localhost:{port}", tls=tls, token="abc", timeout_s=20) as client:
             client.classify(BLANK)
             client.classify_many([BLANK])
         with DigitClient(f"localhost:{port}", timeout_s=20) as plain, pytest.raises(ServerUnavailable):
