@@ -131,8 +131,10 @@ def from_status(number: int, details: str) -> CallError:
     return _BY_CODE.get(code, CallError)(code, details)
 
 
-def again(error: DigitsError) -> DigitsError:
-    """Return an equal error with the same cause: each caller raises its own, so that tracebacks stay apart."""
-    copy = type(error)(error.code, error.details) if isinstance(error, CallError) else type(error)(*error.args)
+def again(error: Exception) -> Exception:
+    """Return an equal error with the same cause: callers who share one each raise their own, with its own traceback."""
+    if not isinstance(error, CallError):
+        return error
+    copy = type(error)(error.code, error.details)
     copy.__cause__ = error.__cause__
     return copy

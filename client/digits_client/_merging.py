@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from digits_client import _messages, _plan, _wire
-from digits_client._errors import Cancelled, DeadlineExceeded, DigitsError, InvalidRequest, again
+from digits_client._errors import Cancelled, DeadlineExceeded, InvalidRequest, again
 from digits_client._messages import Prediction
 
 PATIENCE_S = 0.1
@@ -30,7 +30,7 @@ class Call:
         """Return whether nobody wants the answer any more."""
         return self.answer.done()
 
-    def fail(self, error: DigitsError) -> None:
+    def fail(self, error: Exception) -> None:
         """Give up, unless that has happened."""
         if not self.answer.done():
             self.answer.set_exception(error)
@@ -118,6 +118,9 @@ class Merging:
         self._depart(is_forced=True)
 
     async def _travel(self, calls: list[Call]) -> None:
+        calls = [call for call in calls if not call.is_over()]
+        if not calls:  # of a half that is asked again: they have left in the meantime
+            return
         request = _wire.request(self._options, b"".join([call.data for call in calls]), is_float=calls[0].is_float)
         latest = max(call.deadline for call in calls)  # each caller's own deadline has its own timer
         try:
@@ -129,7 +132,7 @@ class Merging:
             middle = len(calls) // 2  # only the guilty may fail; who it is, halving tells
             await self._travel(calls[:middle])
             await self._travel(calls[middle:])
-        except DigitsError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may be left waiting
             for call in calls:
                 call.fail(again(error))
         else:

@@ -202,6 +202,38 @@ async def test_an_overloaded_server_is_said_to_each(server):
     assert [error.retryable for error in errors] == [True, True]
 
 
+async def test_a_fault_of_our_own_leaves_nobody_waiting():
+    """Whatever goes wrong on the way reaches every caller."""
+
+    async def ask(*_):
+        raise ZeroDivisionError
+
+    merging = Merging(ask, b"", lanes=1)
+    deadline = asyncio.get_running_loop().time() + 20
+    calls = (merging.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 2
+
+
+async def test_those_who_left_are_not_asked_for_again():
+    """When a refused request is halved, only images that somebody still waits for are sent again."""
+    sizes, calls = [], []
+
+    async def ask(request, _timeout_s):
+        sizes.append(len(request) // 784)
+        for call in calls[2:]:
+            call.cancel()
+        await asyncio.sleep(0)
+        raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "no")
+
+    merging = Merging(ask, b"", lanes=1)
+    deadline = asyncio.get_running_loop().time() + 20
+    calls += [asyncio.create_task(merging.classify(BLANK.tobytes(), deadline, is_float=False)) for _ in range(4)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [InvalidRequest] * 2 + [asyncio.CancelledError] * 2
+    assert sizes == [4, 2, 1, 1]
+
+
 async def test_many_tasks_get_their_own_answers(server):
     """Hundreds of tasks on a real server: no answer goes to another's caller."""
     digits = np.random.default_rng(1).integers(0, 10, 3000)
