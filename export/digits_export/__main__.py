@@ -86,7 +86,7 @@ def train(  # noqa: PLR0917  (click passes them by name)
 
     training.set_threads(threads)
     folder = out or Path("out") / chosen.name
-    model, history = training.train(chosen, mnist, folder, packages, workers=threads, quiet=as_json)
+    model, history = training.train(chosen, mnist, folder / ".training", packages, workers=threads, quiet=as_json)
     package.write(model, chosen, history, mnist, folder)
 
 

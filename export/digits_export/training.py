@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -54,7 +54,7 @@ def train(
     Args:
         recipe: What to train, and how.
         data: The images; those for validation are split off here.
-        folder: Holds the checkpoint while training, nothing afterwards.
+        folder: Holds the checkpoint while training, then the network as trained (not yet calibrated) and its history.
         packages: Folder of model packages in which the recipe's teacher is looked up.
         workers: Threads that deform images and ask the teacher.
         quiet: Whether to leave out the progress bar.
@@ -97,9 +97,24 @@ def train(
         shuffle=False,  # the pipeline shuffles
         verbose=0,
     )
+    trained = models.copy(model, recipe.network)
+    trained.save(folder / "trained.keras")
+    (folder / "history.json").write_text(json.dumps(asdict(history)))
     for path in (_weights_path(folder), _history_path(folder)):
-        path.unlink(missing_ok=True)
-    return models.copy(model, recipe.network), history
+        path.unlink()
+    return trained, history
+
+
+def read_trained(folder: Path) -> tuple[Any, History]:
+    """Return what `train` left in its folder, so that a package can be made again without training again.
+
+    Raises:
+        FileNotFoundError: No training has ended there.
+    """
+    import keras  # noqa: PLC0415
+
+    history = History(**json.loads((folder / "history.json").read_text()))
+    return keras.models.load_model(folder / "trained.keras", compile=False), history
 
 
 def _optimizer(fit: Fit, steps: int) -> Any:
@@ -154,7 +169,7 @@ def _checkpoint(folder: Path, history: History) -> Any:
             # Last: an epoch without its line here never happened. Weights one epoch ahead of it are the price of a
             # break between these two lines.
             part_history = folder / "part.json"
-            part_history.write_text(json.dumps({"curves": history.curves, "seconds": history.seconds}))
+            part_history.write_text(json.dumps(asdict(history)))
             part_history.replace(_history_path(folder))
 
     return Checkpoint()
