@@ -13,6 +13,7 @@ from digits_export import models
 from digits_export.pipeline import CLASSES, Pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from digits_export.data import Mnist
@@ -44,7 +45,14 @@ def set_threads(count: int) -> None:
 
 
 def train(
-    recipe: Recipe, data: Mnist, folder: Path, packages: Path, *, workers: int = 1, quiet: bool = False
+    recipe: Recipe,
+    data: Mnist,
+    folder: Path,
+    packages: Path,
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+    after_epoch: Callable[[int, float], None] = lambda _epoch, _validation: None,
 ) -> tuple[Any, History]:
     """Train a network as the recipe says and return it with its history.
 
@@ -58,6 +66,7 @@ def train(
         packages: Folder of model packages in which the recipe's teacher is looked up.
         workers: Threads that deform images and ask the teacher.
         quiet: Whether to leave out the progress bar.
+        after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
@@ -83,7 +92,8 @@ def train(
         lambda: pipeline.batches(history.epochs), output_signature=(inputs, answers)
     )
     labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
-    callbacks = [_checkpoint(folder, history), _progress(recipe, history.epochs, quiet)]
+    judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
+    callbacks = [_checkpoint(folder, history), _progress(recipe, history.epochs, quiet), judge]
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
