@@ -19,54 +19,56 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 SHADES = " .:-=+*#%@"
 
-data_dir = click.option(
+
+def _option(flag: str, *name: str, **settings: Any) -> Any:
+    """Declare an option that is an environment variable too: --data-dir and DIGITS_EXPORT_DATA_DIR, for all commands."""
+    variable = f"DIGITS_EXPORT_{flag.removeprefix('--').replace('-', '_').upper()}"
+    return click.option(flag, *name, envvar=variable, show_envvar=True, **settings)
+
+
+data_dir = _option(
     "--data-dir",
     type=FOLDER,
     default=data.default_folder,
     show_default="the user's cache",
-    show_envvar=True,
     help="Folder of MNIST's files: read if they are there, else filled.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, show_envvar=True, help="Print one JSON object, no progress.")
-threads = click.option(
+as_json = _option("--json", "as_json", is_flag=True, help="Print one JSON object, no progress.")
+threads = _option(
     "--threads",
     type=click.IntRange(1),
     default=os.cpu_count() or 1,
     show_default="all cores",
-    show_envvar=True,
     help="Threads to compute with, and as many to deform images with.",
 )
-packages = click.option(
+packages = _option(
     "--models",
     "packages",
     type=FOLDER,
     default=Path("models"),
-    show_envvar=True,
     help="Folder of model packages, where a recipe's teacher is looked up.",
 )
-strangers = click.option(
+strangers = _option(
     "--not-digits",
     "strangers",
     type=FOLDER,
     default=FASHION,
-    show_envvar=True,
-    help="Folder of t10k-images-idx3-ubyte(.gz) that are no digits, to measure how many are refused; skipped if absent.",
+    help="Folder of t10k-images-idx3-ubyte(.gz) of things that are no digits, to count the refused; if it is there.",
 )
-recipe_name = click.option(
+recipe_name = _option(
     "--recipe",
     "name",
     required=True,
-    show_envvar=True,
     metavar="NAME",
     help=f"One of {', '.join(recipe.names())}, or the path of a .toml file.",
 )
-out = click.option("--out", type=FOLDER, show_default="out/NAME", show_envvar=True, help="Folder of the package.")
+out = _option("--out", type=FOLDER, show_default="out/NAME", help="Folder of the package.")
 package_folder = click.argument(
     "folder", metavar="PACKAGE", type=click.Path(path_type=Path, file_okay=False, exists=True)
 )
 
 
-@click.group(context_settings={"auto_envvar_prefix": "DIGITS_EXPORT", "show_default": True, "max_content_width": 120})
+@click.group(context_settings={"show_default": True, "max_content_width": 120})
 @click.version_option(package_name="digits-export")
 def cli() -> None:
     """Train digit classifiers on MNIST and write verified ONNX model packages."""
@@ -88,7 +90,7 @@ def bring(data_dir: Path, as_json: bool) -> None:
 @packages
 @strangers
 @threads
-@click.option("--epochs", type=click.IntRange(1), show_envvar=True, show_default="the recipe's", help="Train so long.")
+@_option("--epochs", type=click.IntRange(1), show_default="the recipe's", help="Train so long.")
 @as_json
 def train(name: str, out: Path | None, data_dir: Path, packages: Path, strangers: Path, **rest: Any) -> None:
     """Train a recipe's network, evaluate, convert and prove it, write package and report; resumes if interrupted."""
@@ -163,7 +165,7 @@ def report(folder: Path, data_dir: Path, strangers: Path, threads: int, as_json:
 @out
 @data_dir
 @threads
-@click.option("--trials", type=click.IntRange(1), default=30, show_envvar=True, help="Settings to try.")
+@_option("--trials", type=click.IntRange(1), default=30, help="Settings to try.")
 @as_json
 def tune(name: str, out: Path | None, data_dir: Path, threads: int, trials: int, as_json: bool) -> None:  # noqa: PLR0917
     """Search learning rate, batch size, widths, dropout and L2 around a recipe, by validation accuracy."""
@@ -190,7 +192,7 @@ def _finish(model: Any, history: Any, chosen: recipe.Recipe, mnist: data.Mnist, 
         return
     image = mnist.test.images[0]
     row = convert.run(convert.session(folder / "model.onnx"), data.to_vectors(image[None]))[0][0]
-    click.echo("\n".join("".join(SHADES[pixel * 9 // 255] * 2 for pixel in line) for line in image[4:26]))
+    click.echo("\n".join("".join(SHADES[pixel * 9 // 255] * 2 for pixel in line) for line in image[4:26].tolist()))
     click.echo("  ".join(f"{digit}: {probability:.1%}" for digit, probability in enumerate(row)))
     _tell(as_json, dict(reports.results(figures)) | {"package": str(folder)})
 

@@ -113,7 +113,9 @@ def _title(folder: Path) -> str:
 def _page(folder: Path, measured: dict[str, Any], pictures: dict[str, bytes]) -> str:
     facts = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in results(measured))
     classes = "".join(
-        f"<tr><th>{row['digit']}<td>{row['precision']:.4f}<td>{row['recall']:.4f}<td>{row['f1']:.4f}<td>{row['support']}"
+        f"<tr><th>{row['digit']}"
+        + "".join(f"<td>{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        + f"<td>{row['support']}"
         for row in measured["classes"]
     )
     images = "".join(
@@ -123,8 +125,8 @@ def _page(folder: Path, measured: dict[str, Any], pictures: dict[str, bytes]) ->
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{_title(folder)}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a202c }}
-table {{ border-collapse: collapse }} th, td {{ padding: .2rem .8rem; border-bottom: 1px solid #e2e8f0; text-align: left }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse }} th, td {{ padding: .2rem .8rem; text-align: left }}
 img {{ max-width: 100% }}
 </style>
 <h1>{_title(folder)}</h1>
