@@ -7,21 +7,25 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from digits_export import data, recipe
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length otherwise
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+F = TypeVar("F", bound="Callable[..., Any]")
 SHADES = " .:-=+*#%@"
 
 
-def _option(flag: str, *name: str, **settings: Any) -> Any:
-    """Declare an option that is an environment variable too: --data-dir and DIGITS_EXPORT_DATA_DIR, for all commands."""
+def _option(flag: str, *name: str, **settings: Any) -> Callable[[F], F]:
+    """Declare an option that is an environment variable too: --data-dir, DIGITS_EXPORT_DATA_DIR, for all commands."""
     variable = f"DIGITS_EXPORT_{flag.removeprefix('--').replace('-', '_').upper()}"
     return click.option(flag, *name, envvar=variable, show_envvar=True, **settings)
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from digits_export import models
@@ -79,7 +80,8 @@ def train(
     kind = "sparse_categorical" if recipe.targets.integer_labels else "categorical"
     model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
-    history = _restore(model, folder)
+    checkpoint = folder / "checkpoint.npz"
+    history = _restore(model, checkpoint)
 
     shape = recipe.network.input_shape
     inputs = tf.TensorSpec((None, 784), tf.float32)
@@ -93,7 +95,7 @@ def train(
     )
     labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
     judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
-    callbacks = [_checkpoint(folder, history), _progress(recipe, history.epochs, quiet), judge]
+    callbacks = [_checkpoint(checkpoint, history), _progress(recipe, history.epochs, quiet), judge]
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
@@ -110,8 +112,7 @@ def train(
     trained = models.copy(model, recipe.network)
     trained.save(folder / "trained.keras")
     (folder / "history.json").write_text(json.dumps(asdict(history)))
-    for path in (_weights_path(folder), _history_path(folder)):
-        path.unlink()
+    checkpoint.unlink()
     return trained, history
 
 
@@ -142,27 +143,26 @@ def _optimizer(fit: Fit, steps: int) -> Any:
     return optimizers.AdamW(rate, weight_decay=fit.weight_decay, **averages)
 
 
-def _weights_path(folder: Path) -> Path:
-    return folder / "checkpoint.weights.h5"
+def _state(model: Any) -> list[Any]:
+    """Return all that training changes: weights, moving averages, dropout's generators, the optimizer's memory."""
+    return [*model.variables, *model.optimizer.variables]
 
 
-def _history_path(folder: Path) -> Path:
-    return folder / "checkpoint.json"
-
-
-def _restore(model: Any, folder: Path) -> History:
-    """Bring the model, its optimizer and dropout generators to where an interrupted training left them, if one did."""
-    if not _history_path(folder).is_file():
+def _restore(model: Any, path: Path) -> History:
+    """Bring the model to where an interrupted training left it, if one did."""
+    if not path.is_file():
         return History()
-    model.load_weights(_weights_path(folder))
-    return History(**json.loads(_history_path(folder).read_text()))
+    with np.load(path) as stored:
+        for number, variable in enumerate(_state(model)):
+            variable.assign(stored[str(number)])
+        return History(**json.loads(str(stored["history"])))
 
 
-def _checkpoint(folder: Path, history: History) -> Any:
+def _checkpoint(path: Path, history: History) -> Any:
     """Return the callback that extends the history and keeps each epoch's end on disk."""
     from keras import callbacks  # noqa: PLC0415
 
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     class Checkpoint(callbacks.Callback):  # type: ignore[misc]
         def on_train_begin(self, _logs: Any = None) -> None:
@@ -173,14 +173,10 @@ def _checkpoint(folder: Path, history: History) -> Any:
                 history.curves.setdefault(name, []).append(round(float(value), 6))
             now = time.perf_counter()
             history.seconds, self.mark = history.seconds + now - self.mark, now
-            part = folder / "part.weights.h5"
-            self.model.save_weights(part)
-            part.replace(_weights_path(folder))
-            # Last: an epoch without its line here never happened. Weights one epoch ahead of it are the price of a
-            # break between these two lines.
-            part_history = folder / "part.json"
-            part_history.write_text(json.dumps(asdict(history)))
-            part_history.replace(_history_path(folder))
+            arrays = {str(number): variable.numpy() for number, variable in enumerate(_state(self.model))}
+            part = path.with_suffix(".part.npz")
+            np.savez(part, history=json.dumps(asdict(history)), **arrays)
+            part.replace(path)  # in one step: a break leaves the last epoch's file or this one's
 
     return Checkpoint()
 
