@@ -58,7 +58,8 @@ def copy(model: Any, network: Network) -> Any:
 def predict(model: Any, vectors: Floats) -> Floats:
     """Return the probabilities (n, 10) of (n, 784) float32 vectors in [0, 1]."""
     shaped = vectors.reshape(-1, *model.input_shape[1:])
-    return np.asarray(model.predict(shaped, batch_size=1000, verbose=0))
+    blocks = [shaped[start : start + 1000] for start in range(0, len(shaped), 1000)]
+    return np.concatenate([np.asarray(model(block, training=False)) for block in blocks])
 
 
 def scale_logits(model: Any, factor: float) -> None:

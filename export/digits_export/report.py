@@ -52,7 +52,7 @@ def write(
     target = folder / "report"
     target.mkdir(exist_ok=True)
     (target / "report.json").write_text(json.dumps(measured, indent=1) + "\n")
-    pictures = {name: _png(figure) for name, figure in _draw(folder, measured, test, strangers).items()}
+    pictures = {name: to_png(figure) for name, figure in _draw(folder, measured, test, strangers).items()}
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
     (target / "index.html").write_text(_page(folder, measured, pictures), "utf-8")
@@ -75,7 +75,8 @@ def _draw(folder: Path, measured: dict[str, Any], test: Split, strangers: Images
     }
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
+    """Return a figure as the bytes of a PNG file, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
