@@ -66,7 +66,7 @@ recipe_name = _option(
     metavar="NAME",
     help=f"One of {', '.join(recipe.names())}, or the path of a .toml file.",
 )
-out = _option("--out", type=FOLDER, show_default="out/NAME", help="Folder of the package.")
+out = _option("--out", type=FOLDER, show_default="out/NAME/1", help="Folder of the package.")
 package_folder = click.argument(
     "folder", metavar="PACKAGE", type=click.Path(path_type=Path, file_okay=False, exists=True)
 )
@@ -105,7 +105,7 @@ def train(name: str, out: Path | None, data_dir: Path, packages: Path, strangers
     from digits_export import training  # noqa: PLC0415
 
     training.set_threads(rest["threads"])
-    folder = out or Path("out") / chosen.name
+    folder = out or Path("out") / chosen.name / "1"
     quiet = rest["as_json"]
     model, history = training.train(chosen, mnist, folder / ".training", packages, workers=rest["threads"], quiet=quiet)
     _finish(model, history, chosen, mnist, folder, strangers, rest["threads"], rest["as_json"])
@@ -124,7 +124,7 @@ def export(name: str, out: Path | None, data_dir: Path, strangers: Path, threads
     mnist = data.load(data_dir)
     from digits_export import training  # noqa: PLC0415
 
-    folder = out or Path("out") / chosen.name
+    folder = out or Path("out") / chosen.name / "1"
     if not (folder / ".training" / "trained.keras").is_file():
         raise click.BadParameter(f"{folder} holds no finished training", param_hint="--out")
     training.set_threads(threads)

@@ -35,7 +35,7 @@ def test_train_makes_a_whole_package_and_shows_an_example(run, tmp_path):
     assert done.exit_code == 0
     assert "test accuracy" in done.stdout
     assert "%%" in done.stdout
-    files = {path.name for path in (tmp_path / "out" / "ann-script").iterdir()}
+    files = {path.name for path in (tmp_path / "out" / "ann-script" / "1").iterdir()}
     assert files >= {"model.onnx", "model.keras", "model.h5", "golden.npz", "report", "README.md"}
 
 
