@@ -25,7 +25,9 @@ def curves(history: dict[str, list[float]]) -> Figure:
         axes.plot(epochs, history[name], color=BLUE, label="training, as deformed")
         axes.plot(epochs, history[f"val_{name}"], color=ORANGE, label="validation")
         axes.set(xlabel="epoch", title=name)
-    right.set_ylim(bottom=max(0.9, min(history["val_accuracy"]) - 0.005) if max(history["accuracy"]) > 0.9 else None)
+    # The first epochs' wild values would flatten the rest.
+    left.set_ylim(0, 1.1 * max(history["loss"][0], *history["val_loss"][-3:]))
+    right.set_ylim(min(0.9, 0.98 * history["val_accuracy"][-1]), 1.001)
     left.legend()
     return figure
 
