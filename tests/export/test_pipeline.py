@@ -51,7 +51,8 @@ def test_an_epoch_shows_each_image_once_in_new_order(sample, small_recipe, tmp_p
 
 def test_deformations_come_again_after_their_rounds(sample, deforming, tmp_path):
     """With two rounds, epochs 0 and 2 show the same deformed images, in another order."""
-    rounds = dataclasses.replace(deforming, deformation=dataclasses.replace(deforming.deformation, rounds=2))
+    twice = dataclasses.replace(deforming.deformation, rounds=2)
+    rounds = dataclasses.replace(deforming, deformation=twice, fit=dataclasses.replace(deforming.fit, epochs=3))
     pipeline = Pipeline(sample.train.take(slice(0, 640)), rounds, tmp_path)
     images = [np.concatenate([x for x, _ in _first(pipeline, pipeline.steps, epoch)]) for epoch in (0, 1, 2)]
     assert np.array_equal(np.sort(images[0], axis=0), np.sort(images[2], axis=0))
@@ -74,3 +75,13 @@ def test_a_teacher_has_its_share_of_the_target(sample, small_package):
     assert np.allclose(targets.sum(axis=1), 1, atol=1e-5)
     assert (targets[np.arange(len(targets)), sample.test.labels] >= 0.5).all()
     assert targets.max() < 1
+
+
+def test_the_last_epochs_have_their_own_deformation(sample, deforming, tmp_path):
+    """With one last epoch and no deformation in it, the images of that epoch are those of the data."""
+    fit = dataclasses.replace(deforming.fit, epochs=2, last_epochs=1)
+    settling = dataclasses.replace(deforming, fit=fit, last_deformation=Deformation())
+    pipeline = Pipeline(sample.train.take(slice(0, 640)), settling, tmp_path)
+    first, last = (np.concatenate([x for x, _ in _first(pipeline, pipeline.steps, epoch)]) for epoch in (0, 1))
+    assert np.array_equal(np.sort(last, axis=0), np.sort(pipeline.data.vectors, axis=0))
+    assert not np.array_equal(np.sort(first, axis=0), np.sort(pipeline.data.vectors, axis=0))
