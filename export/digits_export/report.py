@@ -156,8 +156,8 @@ Made, measured and proven by one command, on {_machine()} with {threads} thread{
 |---|---|
 {facts}
 
-Every figure is of `model.onnx` run by onnxruntime; thresholds and temperature were chosen on validation images,
-the test images were looked at once. More, with pictures: [report](report/index.html).
+Every figure is of `model.onnx` run by onnxruntime; thresholds and temperature were chosen on validation images.
+More, with pictures: [report](report/index.html).
 
 | file | bytes |
 |---|---|
