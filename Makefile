@@ -25,3 +25,60 @@ $(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve
 
 .PHONY: sync
 sync: $(VENV)/.dev  ## install everything: runtime, training, checks
+
+.PHONY: serve
+serve: $(VENV)/.serve  ## serve the shipped models on 127.0.0.1:50051 (ARGS="--port 6000" for other settings)
+	$(BIN)/digits-server $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev  ## run all tests (ARGS="-k batcher" for some)
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: fmt
+fmt: $(VENV)/.dev  ## format the code and fix what can be fixed
+	$(BIN)/ruff format -q .
+	$(BIN)/ruff check -q --fix .
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## check format, lint and the public contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cd proto && ../$(BIN)/buf lint
+
+.PHONY: types
+types: $(VENV)/.dev  ## check types
+	$(BIN)/mypy
+
+.PHONY: proto
+proto: $(VENV)/.dev  ## regenerate the modules from the .proto files
+	proto/generate.sh
+
+.PHONY: check
+check: lint types  ## everything CI checks; the generated code is compared by a test
+	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
+
+.PHONY: requirements
+requirements: $(VENV)/.dev  ## pin requirements/*.txt anew from the pyproject files
+	PATH="$(abspath $(BIN)):$$PATH" requirements/compile.sh
+
+.PHONY: train
+train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OUT=out/...)
+	$(BIN)/digits-export train --recipe $(or $(RECIPE),ann-dropout) --out $(or $(OUT),out/$(or $(RECIPE),ann-dropout)/1) $(ARGS)
+
+.PHONY: loadtest
+loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="-u 50 -t 5m")
+	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
+
+COMPOSE ?= docker compose
+
+.PHONY: image
+image:  ## build the container images
+	$(COMPOSE) --profile load build
+
+.PHONY: up
+up:  ## start server and Prometheus in containers (ARGS="--profile load" adds Locust)
+	$(COMPOSE) $(ARGS) up --build --detach --wait
+
+.PHONY: down
+down:  ## stop the containers; what Prometheus has collected stays
+	$(COMPOSE) --profile load down

@@ -7,8 +7,8 @@ pin() { local out=$1; shift; uv pip compile --quiet --universal --python-version
   --no-emit-package digits-proto --output-file "requirements/$out.txt" "$@"; }
 
 build=--group\ pyproject.toml:build
-pin dev proto/pyproject.toml server/pyproject.toml client/pyproject.toml export/pyproject.toml \
+pin dev --extra native proto/pyproject.toml server/pyproject.toml client/pyproject.toml export/pyproject.toml \
   --group pyproject.toml:dev --group pyproject.toml:loadtest --group pyproject.toml:build "$@"
-pin serve    -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
-pin server   -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
+pin serve    --extra native -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
+pin server   --extra native -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
 pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml $build --group pyproject.toml:loadtest

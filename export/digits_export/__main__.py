@@ -118,7 +118,7 @@ def train(name: str, out: Path | None, data_dir: Path, packages: Path, strangers
 @strangers
 @threads
 @as_json
-def export(name: str, out: Path | None, data_dir: Path, strangers: Path, threads: int, as_json: bool) -> None:  # noqa: PLR0917
+def export(name: str, out: Path | None, data_dir: Path, strangers: Path, threads: int, as_json: bool) -> None:
     """Make the package of a finished training again: calibrate, convert, prove, report; without training again."""
     chosen = recipe.load(name)
     mnist = data.load(data_dir)
@@ -171,7 +171,7 @@ def report(folder: Path, data_dir: Path, strangers: Path, threads: int, as_json:
 @threads
 @_option("--trials", type=click.IntRange(1), default=30, help="Settings to try.")
 @as_json
-def tune(name: str, out: Path | None, data_dir: Path, threads: int, trials: int, as_json: bool) -> None:  # noqa: PLR0917
+def tune(name: str, out: Path | None, data_dir: Path, threads: int, trials: int, as_json: bool) -> None:
     """Search learning rate, batch size, widths, dropout and L2 around a recipe, by validation accuracy."""
     chosen = recipe.load(name)
     mnist = data.load(data_dir)

@@ -1,0 +1,1 @@
+"""Serves digit classifiers over gRPC: run it as `digits-server`."""

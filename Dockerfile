@@ -1,0 +1,48 @@
+# Images of the service and of its load test:  docker build --target server .  or  --target loadtest .
+FROM python:3.11-slim-bookworm AS build
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/venv
+COPY proto proto
+
+# Pinned packages first: their layer outlives every change of our own code.
+FROM build AS build-server
+COPY requirements/server.txt requirements/
+RUN pip install --require-hashes -r requirements/server.txt
+COPY server server
+RUN pip install --no-deps --no-build-isolation ./proto ./server \
+ && pip uninstall -y hatchling editables pathspec pluggy tomlkit trove-classifiers \
+ && pip check \
+ && pip uninstall -y setuptools pip
+
+FROM build AS build-loadtest
+COPY requirements/loadtest.txt requirements/
+RUN pip install --require-hashes -r requirements/loadtest.txt
+COPY client client
+RUN pip install --no-deps --no-build-isolation ./proto ./client \
+ && pip check
+
+# Nothing of these needs to write, so both run with a read-only root; a number for the user lets Kubernetes see that it
+# is not root.
+FROM python:3.11-slim-bookworm AS loadtest
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 LOCUST_LOCUSTFILE=/app/loadtests/locustfile.py
+WORKDIR /app
+COPY --from=build-loadtest /opt/venv /opt/venv
+COPY tests/data/mnist tests/data/mnist
+COPY loadtests loadtests
+USER 10001:10001
+EXPOSE 8089
+ENTRYPOINT ["locust"]
+
+FROM python:3.11-slim-bookworm AS server
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
+    DIGITS_SERVER_HOST=0.0.0.0 DIGITS_SERVER_METRICS_HOST=0.0.0.0 DIGITS_SERVER_MODELS=/app/models
+WORKDIR /app
+COPY --from=build-server /opt/venv /opt/venv
+COPY deploy/docker/ready.py ./
+COPY models models
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "/app/ready.py"]
+ENTRYPOINT ["digits-server"]

@@ -1,0 +1,117 @@
+"""What can go wrong, and the one border where grpc's errors become ours.
+
+DigitsError
+├── InvalidImage            this can't be read as an image; never sent
+└── CallError               the call failed: .code, .details, .retryable
+    ├── InvalidRequest      the server refuses what was sent
+    ├── NotFound            no such model or version
+    ├── NotAuthenticated    no token, or a wrong one
+    ├── PermissionDenied    a token that may not do this
+    ├── Overloaded          the server's queue is full, or the request is too large
+    ├── DeadlineExceeded    no answer in time
+    ├── ServerUnavailable   the server can't be reached, or is going away
+    ├── Cancelled           the call was cancelled on this side
+    ├── Unsupported         the server does not know this call
+    └── ServerFault         the server's own fault
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class DigitsError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class InvalidImage(DigitsError, ValueError):
+    """What was given can't be read as an image, or as images."""
+
+
+class CallError(DigitsError):
+    """A call failed.
+
+    Args:
+        code: The gRPC status code.
+        details: What the server, or grpc, says about it.
+    """
+
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed a little later."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code = code
+        self.details = details
+
+
+class InvalidRequest(CallError):
+    """The server refuses what was sent; `details` names the field, the value and what is allowed."""
+
+
+class NotFound(CallError):
+    """The server has no such model or version."""
+
+
+class NotAuthenticated(CallError):
+    """The server wants a token, or another one."""
+
+
+class PermissionDenied(CallError):
+    """The token is known and may not do this."""
+
+
+class Overloaded(CallError):
+    """The server's queue is full, or the request is too large."""
+
+    retryable = True
+
+
+class DeadlineExceeded(CallError):
+    """There was no answer within the timeout."""
+
+    retryable = True
+
+
+class ServerUnavailable(CallError):
+    """The server can't be reached, or is going away."""
+
+    retryable = True
+
+
+class Cancelled(CallError):
+    """The call was cancelled on this side."""
+
+
+class Unsupported(CallError):
+    """The server does not know this call: it is older than this client, or something else."""
+
+
+class ServerFault(CallError):
+    """The server failed on its own; its log tells more."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAUTHENTICATED: NotAuthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+    grpc.StatusCode.INTERNAL: ServerFault,
+    grpc.StatusCode.UNKNOWN: ServerFault,
+    grpc.StatusCode.DATA_LOSS: ServerFault,
+}
+
+
+def from_rpc_error(error: grpc.RpcError) -> CallError:
+    """Return our error for one of grpc's; raise it `from` that."""
+    code = error.code() or grpc.StatusCode.UNKNOWN
+    return _BY_CODE.get(code, CallError)(code, error.details() or "no details given")

@@ -1,0 +1,44 @@
+"""Starts a server on a free port, runs Locust against it without its web page, stops the server.
+
+Arguments are handed to Locust; the exit status is Locust's.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = HERE / "out"
+STOP_S = 30
+"""The server drains for 20 s at most."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a load test and return its exit status."""
+    models = HERE.parent / "models"
+    bin_folder = Path(sys.executable).parent
+    server = subprocess.Popen(  # noqa: S603 - our own command
+        [bin_folder / "digits-server", "--models", models, "--port=0", "--metrics-port=0", "--log-level=warning"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        ready = server.stdout.readline() if server.stdout else ""
+        address = re.search(r"gRPC (\S+) ", ready)
+        if not address:
+            return server.wait(STOP_S) or 1  # it has said why on standard error
+        print(ready, end="", flush=True)
+        locust = [bin_folder / "locust", "--locustfile", HERE / "locustfile.py", "--host", address[1], "--headless"]
+        # Locust's own figures go to a file: in whole milliseconds they only blur those of our table.
+        files = ["--only-summary", "--json-file", OUT / "locust", "--results", OUT / "results.json"]
+        return subprocess.run([*locust, *files, *arguments], check=False).returncode  # noqa: S603 - our own command
+    finally:
+        server.terminate()
+        server.wait(STOP_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

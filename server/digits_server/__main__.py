@@ -1,0 +1,142 @@
+"""The command `digits-server`: reads the settings, sets up logging, runs the server."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pythonjsonlogger.json import JsonFormatter
+
+from digits_server.config import Config, available_cpus
+
+PREFIX = "DIGITS_SERVER"
+
+
+class Command(click.Command):
+    """A command that refuses environment variables that bear its prefix and are no setting: they are typing errors."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Check the environment, then parse as usual."""
+        known = {param.envvar for param in self.params if isinstance(param.envvar, str)}
+        for name in sorted(os.environ):
+            if name.startswith(f"{PREFIX}_") and name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(sorted(known))}"
+                raise click.UsageError(f"environment variable {name} is not a setting{hint}", ctx)
+        return super().parse_args(ctx, args)
+
+
+def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return an option that is an environment variable too, and names both in its help and errors."""
+    variable = PREFIX + flag[1:].replace("-", "_").upper()
+    return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
+
+
+PORT = click.IntRange(0, 65535)
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120})
+@setting("--host", default=Config.host, help="Address to listen on.")
+@setting("--port", type=PORT, default=Config.port, help="Port of the gRPC services; 0 takes a free one.")
+@setting("--metrics-host", default=Config.metrics_host, help="Address of /metrics, /healthz and /readyz.")
+@setting("--metrics-port", type=PORT, default=Config.metrics_port, help="Their port; 0 takes a free one.")
+@setting(
+    "--models",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Config.models,
+    help="Folder of model packages, <name>/<version>/.",
+)
+@setting("--default-model", default=Config.default_model, help="Model for requests that name none.")
+@setting(
+    "--transport",
+    type=click.Choice(["auto", "grpcio", "native"]),
+    default=Config.transport,
+    help="What carries RPCs: grpcio, or native (pygrpc-native: several times faster, an extra); auto: grpcio.",
+)
+@setting(
+    "--max-batch-size",
+    type=click.IntRange(1, 65536),
+    default=None,
+    help="Most images run at once.  [default: measured at load, where images/s stop growing]",
+)
+@setting(
+    "--max-wait-ms",
+    type=click.FloatRange(0, 10_000),
+    default=Config.max_wait_s * 1000,
+    help="How long a first image may wait for company; 0: a lone request runs at once.",
+)
+@setting("--max-queue", type=click.IntRange(1), default=Config.max_queue, help="Most images waiting for one model.")
+@setting(
+    "--max-message-bytes",
+    type=click.IntRange(1024, 2**31 - 1),
+    default=Config.max_message_bytes,
+    help="Largest request or answer.",
+)
+@setting(
+    "--inference-threads",
+    type=click.IntRange(1, available_cpus()),
+    default=Config.inference_threads,
+    help="Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
+)
+@setting("--grace-s", type=click.FloatRange(0), default=Config.grace_s, help="Time to finish requests after SIGTERM.")
+@setting(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default=Config.log_level,
+    help="Least severe level to log, as JSON lines on standard error.",
+)
+@click.version_option(package_name="digits-server")
+def main(max_wait_ms: float, **settings: Any) -> None:
+    """Serve digit classifiers over gRPC.
+
+    Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused.
+
+    Exit status: 0 after a drain, 2 for a setting that can't work.
+    """
+    config = Config(max_wait_s=max_wait_ms / 1000, **settings)
+    _log_json(config.log_level)
+
+    # Not before the settings are known to be good: importing onnxruntime takes longer than reading them.
+    from digits_server.app import Server  # noqa: PLC0415
+    from digits_server.errors import ModelRefused, SettingRefused  # noqa: PLC0415
+
+    async def serve() -> None:
+        await Server(config).run()
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve())
+    except ModelRefused as error:
+        raise click.UsageError(f"--models: {error}") from error
+    except SettingRefused as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop  # noqa: PLC0415 - not available on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _log_json(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            ["asctime", "levelname", "name", "message"],
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The life of a server: start, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from digits.v1 import classifier_pb2_grpc
+from digits_server import servicers, transport
+from digits_server.batcher import Batcher
+from digits_server.config import Config, available_cpus
+from digits_server.crowd import Crowd
+from digits_server.engine import Images, Predictions
+from digits_server.interceptors import Intercepted
+from digits_server.metrics import Metrics
+from digits_server.pages import Pages
+from digits_server.registry import Package, Registry
+
+log = logging.getLogger(__name__)
+
+INLINE_BELOW_S = 0.001
+"""Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
+thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
+INLINE_SHARE = 0.8
+"""Share of the best images per second that batches short enough for the event loop must reach to stay there."""
+LATENCY_BUDGET_S = 0.02
+"""Longest run, whatever longer ones would gain: everybody who comes during a run waits for its end."""
+
+
+class Server:
+    """One process that serves one repository of models on one port. Make it on the event loop that will run it.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._is_ready = False
+        self._metrics = Metrics()
+        self._registry = Registry(config.default_model, self._make_batcher)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._health = health.aio.HealthServicer()
+        self._transport = transport.make(config)
+        self._rpcs = Intercepted(self._transport, self._metrics)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain.
+
+        Raises:
+            ModelRefused: There is no model to serve.
+            SettingRefused: A setting can't work here, such as a port that is in use.
+        """
+        with self._signals():
+            await self._start()
+            await self._stop.wait()
+            await self._drain()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT ask for a drain; the handler only sets a flag."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def _start(self) -> None:
+        self._registry.load(self._config.models, threads=self._config.inference_threads)
+
+        rpcs: Any = self._rpcs  # as much of a server as the generated function needs
+        classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
+        reflection.enable_server_reflection(
+            [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._transport.server
+        )
+
+        port = transport.bind(self._transport, self._config)
+        self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
+        for name in ("", servicers.SERVICE, *self._registry.names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._transport.server.start()
+        self._is_ready = True
+        self._announce(port)
+
+    def _announce(self, port: int) -> None:
+        """Print the one line that says where everything is."""
+        models = ", ".join(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
+        print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
+            f"digits-server ready: gRPC {self._config.host}:{port} ({self._transport.name}), "
+            f"metrics http://{self._config.metrics_host}:{self._pages.port}/metrics, models {models} "
+            f"(default {self._registry.get().package.name}), {self._config.inference_threads} inference thread(s) "
+            f"of {available_cpus()} CPU(s), pid {os.getpid()}",
+            flush=True,
+        )
+
+    async def _drain(self) -> None:
+        log.info("draining", extra={"in_flight": self._rpcs.in_flight, "grace_s": self._config.grace_s})
+        # 1. Tell those who ask: nothing new, please.
+        self._is_ready = False
+        await self._health.enter_graceful_shutdown()
+        # 2. Take nothing new, and finish what has been accepted, within the grace.
+        self._rpcs.is_draining = True
+        await self._transport.drain(self._rpcs.finished, self._config.grace_s)
+        # 3. Nobody can ask any more.
+        self._registry.close()
+        self._executor.shutdown()
+        await asyncio.to_thread(self._pages.close)
+        log.info("drained", extra={"in_flight": self._rpcs.in_flight})
+
+    def _make_batcher(self, package: Package) -> Batcher[Images, Predictions]:
+        cost = package.cost
+        size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
+        is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
+        if not is_inline and not self._config.max_batch_size:
+            size = cost.best_batch_size(LATENCY_BUDGET_S)
+        predicted = self._metrics.predicted(package.name, package.labels)
+
+        def run(images: Sequence[Images]) -> Predictions:
+            predictions = package.engine.predict(images)
+            predicted(predictions)
+            return predictions
+
+        batcher = Batcher(
+            run,
+            max_batch_size=size,
+            max_queue=self._config.max_queue,
+            cost=cost,
+            max_wait_s=self._config.max_wait_s,
+            executor=None if is_inline else self._executor,
+            expect=Crowd(available_cpus()),
+            on_batch=self._metrics.batch(package.name),
+        )
+        self._metrics.serving(package, lambda: batcher.waiting_rows)
+        return batcher

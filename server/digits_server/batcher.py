@@ -1,0 +1,329 @@
+"""Merges concurrent requests into batches: what waits, what runs next, who gets which answer.
+
+Knows nothing of gRPC, models or metrics. There is no task and no polling: everything happens in `submit`, in the
+callback that forms a batch, and in the one that ends it. An idle batcher costs nothing, and there is no loop to die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+
+from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+QUIET_S = 0.001
+"""If nobody joins a batch for so long, nobody is coming. Not shorter: uvloop's timers tick in milliseconds."""
+MAX_HOLD_S = 0.005
+"""How long a batch may be held for others to join, as long as they do."""
+
+
+class Rows(Protocol):
+    """Rows that can be counted and cut, such as a numpy array."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+AnswersT = TypeVar("AnswersT", bound=Sized)
+_Part = tuple[AnswersT, int, int]
+"""A batch's answers, and from which row to which they belong to a job."""
+
+
+@dataclass(slots=True)
+class Outcome(Generic[AnswersT]):
+    """What became of one request, or of one part of a request larger than a batch."""
+
+    answers: AnswersT
+    """Those of the whole batch; the request's own are rows `start` to `end`."""
+    start: int
+    end: int
+    queue_s: float
+    """Time from submission until the batch began to run."""
+    inference_s: float
+    """Time the batch ran."""
+    batch_size: int
+    """Rows in the batch, other callers' included."""
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What happened in one run, for metrics."""
+
+    size: int
+    """Rows that ran."""
+    queue_s: list[float]
+    """For each request in the batch, how long it waited."""
+    inference_s: float
+    """Time the batch ran."""
+    release: str
+    """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[RowsT, AnswersT]):
+    """At most one batch full of one caller's rows. It owns the future that answers them."""
+
+    rows: RowsT
+    size: int
+    submitted: float
+    deadline: float
+    future: asyncio.Future[Outcome[AnswersT]]
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():  # the caller may have left while the batch ran
+            self.future.set_exception(error)
+
+
+class Batcher(Generic[RowsT, AnswersT]):
+    """Runs concurrent requests together. A lone request runs at once; while a batch runs, the next one forms.
+
+    Lives on one event loop; not thread-safe. Close it to fail what still waits.
+
+    Args:
+        run: Answers a list of requests' rows with one row of answers for each row, in order. Called with at least
+            one row, on the event loop, or in `executor` if there is one (which must then run one call at a time).
+        max_batch_size: Most rows in one run. A larger request is cut into parts of this size.
+        max_queue: Most rows waiting; one more is refused.
+        cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
+        expect: Told how many requests each batch held and why it ran, returns how many to wait for before the next.
+            Not asked where there is an executor: the next batch forms during the run of the one before.
+        max_wait_s: Instead of that, how long the first row waits for a full batch.
+        executor: Where to run batches that are too long for the event loop.
+        on_batch: Told of each run.
+        clock: Seconds, monotonic. Not the event loop's clock by default: uvloop's ticks in milliseconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[RowsT]], AnswersT],
+        *,
+        max_batch_size: int,
+        max_queue: int,
+        cost: Callable[[int], float] = lambda _rows: 0.0,
+        expect: Callable[[int, str], int] = lambda _requests, _release: 1,
+        max_wait_s: float = 0.0,
+        executor: Executor | None = None,
+        on_batch: Callable[[BatchReport], None] = lambda _report: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_queue = max_queue
+        self._cost = cost
+        self._expect = expect
+        self._max_wait_s = max_wait_s
+        self._max_hold_s = max_wait_s or MAX_HOLD_S
+        self._executor = executor
+        self._on_batch = on_batch
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._waiting: OrderedDict[_Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
+        self._waiting_rows = 0
+        self._expected = 1
+        self._is_urgent = False  # somebody's deadline does not allow to wait for others
+        self._joined = 0  # requests that waited when the hold timer was set
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._is_due = False  # `_form` is about to be called
+        self._is_running = False  # a batch is in the executor
+        self._expiry = float("inf")
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows admitted and not yet running."""
+        return self._waiting_rows
+
+    async def submit(self, rows: RowsT, *, deadline: float = float("inf")) -> list[Outcome[AnswersT]]:
+        """Return the answers to `rows`, in order: one outcome, or several if the request is larger than a batch.
+
+        Args:
+            rows: At least one row.
+            deadline: Time on the batcher's clock after which the caller has no use for the answer.
+
+        Raises:
+            QueueFull: There is no room for all of the rows.
+            DeadlineTooShort: The work already waiting would outlast the deadline.
+            DeadlineExpired: The deadline passed while the rows waited.
+            Draining: The batcher is closed.
+        """
+        jobs = self._admit(rows, deadline)
+        try:
+            if len(jobs) == 1:
+                return [await jobs[0].future]
+            return await asyncio.gather(*[job.future for job in jobs])
+        except BaseException:
+            for job in jobs:  # a caller who leaves, or one of whose parts has failed, takes the rest along
+                self._withdraw(job)
+                job.future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Take nothing new and fail what still waits. A batch that is running ends and answers."""
+        self._is_closed = True
+        for job in list(self._waiting):
+            self._withdraw(job)
+            job.fail(Draining("the server shut down before the request could run"))
+
+    def _admit(self, rows: RowsT, deadline: float) -> list[_Job[RowsT, AnswersT]]:
+        size, now = len(rows), self._clock()
+        if self._is_closed:
+            raise Draining("the server is shutting down")
+        if self._waiting_rows + size > self._max_queue:
+            raise QueueFull(
+                f"{self._waiting_rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
+                retry_after_s=self._cost(self._waiting_rows),
+            )
+        if deadline < float("inf"):
+            slack_s = deadline - now - self._cost(self._waiting_rows + size)
+            if slack_s < 0:
+                raise DeadlineTooShort(
+                    f"{deadline - now:.4f} s are left, too few for {self._waiting_rows + size} images to run until then"
+                )
+            self._is_urgent |= slack_s < 2 * self._max_hold_s
+        parts = [rows] if size <= self._max_batch_size else _cut(rows, self._max_batch_size)
+        jobs = [_Job(part, len(part), now, deadline, self._loop.create_future()) for part in parts]
+        for job in jobs:
+            self._waiting[job] = None
+        self._waiting_rows += size
+        if not self._is_due:
+            self._wake()
+            if not self._is_due:  # it waits beyond this turn of the event loop
+                self._watch(deadline)
+        return jobs
+
+    def _withdraw(self, job: _Job[RowsT, AnswersT]) -> None:
+        if job in self._waiting:
+            del self._waiting[job]
+            self._waiting_rows -= job.size
+
+    def _wake(self) -> None:
+        """See to it that a batch forms when one should."""
+        if self._is_running or self._is_due or not self._waiting:
+            return  # if one is running, its end wakes us again
+        if self._waiting_rows >= self._max_batch_size:
+            self._form_soon("full")
+        elif self._is_urgent or (len(self._waiting) >= self._expected and not self._max_wait_s):
+            self._form_soon("joined")
+        elif self._hold_timer is None:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Let others join, as long as the oldest request may wait."""
+        left_s = next(iter(self._waiting)).submitted + self._max_hold_s - self._clock()
+        if left_s <= 0:
+            self._form_soon("wait")
+        else:
+            self._joined = len(self._waiting)
+            self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
+
+    def _hold_over(self) -> None:
+        self._hold_timer = None
+        if self._is_running or self._is_due or not self._waiting:
+            return
+        if len(self._waiting) == self._joined and not self._max_wait_s:
+            self._form_soon("quiet")
+        else:
+            self._hold()
+
+    def _form_soon(self, release: str) -> None:
+        # Not at once: requests that this same turn of the event loop has read join the batch.
+        self._is_due = True
+        self._loop.call_soon(self._form, release)
+
+    def _form(self, release: str) -> None:
+        """Take the oldest jobs that fit in one batch, and run them."""
+        self._is_due = self._is_urgent = False
+        start = self._clock()
+        batch: list[_Job[RowsT, AnswersT]] = []
+        room = self._max_batch_size
+        while self._waiting and (job := next(iter(self._waiting))).size <= room:
+            self._withdraw(job)
+            if job.future.done():  # its caller is leaving
+                continue
+            if job.deadline <= start:
+                job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
+            else:
+                batch.append(job)
+                room -= job.size
+        if not batch:
+            self._wake()
+            return
+        if self._waiting or not room:
+            release = "full"
+        if self._executor is None:
+            self._expected = self._expect(len(batch), release)
+            self._finish(batch, release, start, *self._execute(batch))
+        else:
+            self._is_running = True
+            run = self._loop.run_in_executor(self._executor, self._execute, batch)
+            run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
+
+    def _execute(self, batch: list[_Job[RowsT, AnswersT]]) -> tuple[list[_Part[AnswersT] | Exception], float]:
+        """Return a result for each job, and the seconds that took. Touches nothing that the event loop uses."""
+        start = self._clock()
+        results = self._attempt(batch)
+        return results, self._clock() - start
+
+    def _attempt(self, batch: list[_Job[RowsT, AnswersT]]) -> list[_Part[AnswersT] | Exception]:
+        """Return each job's part of the answers, or the error that this job alone provokes."""
+        ends = list(accumulate([job.size for job in batch]))
+        try:
+            answers = self._run([job.rows for job in batch])
+            if len(answers) != ends[-1]:
+                raise RuntimeError(f"the model answered {len(answers)} rows to {ends[-1]}")
+        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to a caller
+            if len(batch) == 1:
+                return [error]
+            half = len(batch) // 2
+            return self._attempt(batch[:half]) + self._attempt(batch[half:])
+        return [(answers, end - job.size, end) for job, end in zip(batch, ends, strict=True)]
+
+    def _finish(
+        self,
+        batch: list[_Job[RowsT, AnswersT]],
+        release: str,
+        start: float,
+        results: list[_Part[AnswersT] | Exception],
+        inference_s: float,
+    ) -> None:
+        """Hand out the answers, and see to the next batch."""
+        self._is_running = False
+        size = sum([job.size for job in batch])
+        waits = [start - job.submitted for job in batch]
+        for job, wait_s, result in zip(batch, waits, results, strict=True):
+            if isinstance(result, Exception):
+                job.fail(result)
+            elif not job.future.done():  # the caller may have left while the batch ran
+                job.future.set_result(Outcome(*result, wait_s, inference_s, size))
+        self._wake()
+        self._on_batch(BatchReport(size, waits, inference_s, release))
+
+    def _watch(self, deadline: float) -> None:
+        """Make sure that what waits beyond its deadline is answered then, not when its turn comes."""
+        if deadline < self._expiry:
+            if self._expiry_timer is not None:
+                self._expiry_timer.cancel()
+            self._expiry = deadline
+            self._expiry_timer = self._loop.call_later(deadline - self._clock(), self._expire)
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for job in [job for job in self._waiting if job.deadline <= now]:
+            self._withdraw(job)
+            job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
+        self._expiry, self._expiry_timer = float("inf"), None
+        self._watch(min((job.deadline for job in self._waiting), default=float("inf")))
+
+
+def _cut(rows: RowsT, size: int) -> list[RowsT]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,233 @@
+"""One model in onnxruntime: arrays of images in, columns of answers out. The only module that knows onnxruntime."""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; a service has nothing to tell its vendor
+
+import onnxruntime as ort
+
+from digits_server.errors import ModelRefused
+
+PIXELS = 784
+"""Numbers in one 28 x 28 image."""
+
+BLANK_BELOW = 1.5 / PIXELS
+"""Mean ink under which an image is blank: less than two pixels' worth; the faintest MNIST digit has ten times that."""
+INVERTED_ABOVE = 0.5
+"""Mean ink above which background and ink must have been swapped; MNIST's boldest digit has 0.42."""
+
+BLANK, INVERTED, OUT_OF_RANGE, LOW_CONFIDENCE = 1, 2, 4, 8
+"""Bits of the quality flags, as `digits.v1.QualityFlag`."""
+
+_COST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_COST_BUDGET_S = 0.02  # for each size, so that a model is measured in well under half a second
+
+Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+"""(n, 784) images: uint8 from 0 (background) to 255, or float32 in [0, 1]."""
+
+
+class Predictions:
+    """Answers for n images, as columns, and the columns' bytes.
+
+    Args:
+        digits: (n,) uint8, index of the most probable class.
+        confidences: (n,) float32, its probability.
+        probabilities: (n, classes) float32, rows add up to 1.
+        flags: (n,) uint8, sets of quality bits.
+    """
+
+    __slots__ = (
+        *("digits", "confidences", "probabilities", "flags"),
+        *("digits_bytes", "confidences_bytes", "probabilities_bytes", "flags_bytes", "bytes_per_image"),
+    )
+
+    def __init__(
+        self,
+        digits: npt.NDArray[np.uint8],
+        confidences: npt.NDArray[np.float32],
+        probabilities: npt.NDArray[np.float32],
+        flags: npt.NDArray[np.uint8],
+    ) -> None:
+        self.digits = digits
+        self.confidences = confidences
+        self.probabilities = probabilities
+        self.flags = flags
+        # Once for the whole batch: cutting bytes for each caller costs a fraction of cutting arrays.
+        self.digits_bytes = digits.tobytes()
+        self.confidences_bytes = confidences.tobytes()
+        self.probabilities_bytes = probabilities.tobytes()
+        self.flags_bytes = flags.tobytes()
+        self.bytes_per_image = 4 * probabilities.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Predictions, int, int]]) -> Predictions:
+        """Return rows `start` to `end` of each of several, in order."""
+        columns = ("digits", "confidences", "probabilities", "flags")
+        return cls(
+            *(np.concatenate([getattr(part, name)[start:end] for part, start, end in parts]) for name in columns)
+        )
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """What a run costs, by its size: measured, with straight lines between the points."""
+
+    sizes: tuple[int, ...]
+    """Rows in a run, ascending."""
+    seconds: tuple[float, ...]
+    """Time of such a run, the fastest of several: others share the machine."""
+
+    def __call__(self, rows: int) -> float:
+        """Return the seconds that running `rows` takes; beyond the largest size, in runs of that size."""
+        above = bisect_left(self.sizes, rows)  # asked for each request with a deadline: numpy would take 5 us
+        if above == len(self.sizes):
+            return self.seconds[-1] * rows / self.sizes[-1]
+        if above == 0:
+            return self.seconds[0]
+        below = above - 1
+        share = (rows - self.sizes[below]) / (self.sizes[above] - self.sizes[below])
+        return self.seconds[below] + share * (self.seconds[above] - self.seconds[below])
+
+    def best_batch_size(self, within_s: float = float("inf")) -> int:
+        """Return the smallest size with 95 % of the most images per second that runs of at most `within_s` reach."""
+        rates = {
+            size: size / seconds
+            for size, seconds in zip(self.sizes, self.seconds, strict=True)
+            if seconds <= within_s or size == self.sizes[0]
+        }
+        return next(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+
+    def gain(self, size: int) -> float:
+        """Return images per second in batches of `size`, over images per second alone."""
+        return size * self(1) / self(size)
+
+    @property
+    def batching_gain(self) -> float:
+        """What the best batches gain."""
+        return self.gain(self.best_batch_size())
+
+
+class Engine:
+    """An ONNX model whose first output is the probabilities of the classes.
+
+    Args:
+        model: The .onnx file: one input, float32 (batch, 784) in [0, 1]; first output float32 (batch, classes);
+            optionally a second one, float32 (batch,), the higher the less the image looks like a digit.
+        threads: Threads that one run may use.
+        low_confidence: Probability of the best class below which an image is flagged.
+        outlier_score: Value of the second output above which an image is flagged.
+        ink_range: Least and most mean ink seen in training; images outside are flagged.
+
+    Raises:
+        ModelRefused: The file can't be loaded, or its input or outputs are not these.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 1,
+        low_confidence: float = 0.0,
+        outlier_score: float = float("inf"),
+        ink_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a CPU
+        options.log_severity_level = 4  # faults are raised; a second copy on stderr would not be JSON
+        try:
+            self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has no common base class for its errors
+            raise ModelRefused(f"model.onnx can't be loaded: {error}") from error
+        self._low_confidence = np.float32(low_confidence)
+        self._outlier_score = np.float32(outlier_score)
+        self._mean = np.full(PIXELS, 1 / PIXELS, np.float32)
+        self._ink_edges, self._flags = _flag_table(ink_range)
+        self._input, self._outputs = self._signature()
+
+    def _signature(self) -> tuple[str, list[str]]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        shapes = [(i.type, len(i.shape), i.shape[1:], isinstance(i.shape[0], int)) for i in inputs]
+        if shapes != [("tensor(float)", 2, [PIXELS], False)]:
+            raise ModelRefused(
+                f"inputs are {[(i.name, i.type, i.shape) for i in inputs]}; allowed is one float (batch, {PIXELS})"
+            )
+        if [len(o.shape) for o in outputs] not in ([2], [2, 1]) or any(o.type != "tensor(float)" for o in outputs):
+            raise ModelRefused(
+                f"outputs are {[(o.name, o.type, o.shape) for o in outputs]}; allowed are float tensors, "
+                "(batch, classes) and optionally (batch,)"
+            )
+        return inputs[0].name, [o.name for o in outputs]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says about itself."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def predict(self, images: Sequence[Images]) -> Predictions:
+        """Return the answers to all images, in order, from one run.
+
+        Args:
+            images: At least one array of (n, 784) images; uint8 and float32 may be mixed.
+        """
+        x = _vectors(images)  # (n, 784) float32 in [0, 1]
+        probabilities, *scores = self._session.run(self._outputs, {self._input: x})
+        confidences = np.maximum.reduce(probabilities, axis=1)
+        unsure = confidences < self._low_confidence
+        if scores:
+            unsure |= scores[0] > self._outlier_score
+        flags = self._flags[self._ink_edges.searchsorted(x.dot(self._mean)), unsure.view(np.uint8)]
+        return Predictions(probabilities.argmax(axis=1).astype(np.uint8), confidences, probabilities, flags)
+
+    def measure(self, max_size: int = _COST_SIZES[-1]) -> CostCurve:
+        """Run batches of growing size and return what they cost."""
+        sizes = (*(size for size in _COST_SIZES if size < max_size), max_size)
+        return CostCurve(sizes, tuple(self._time(size) for size in sizes))
+
+    def _time(self, size: int) -> float:
+        batch = [np.zeros((size, PIXELS), np.uint8)]
+        self.predict(batch)  # the first run of a size allocates
+        end, ticks = time.perf_counter() + _COST_BUDGET_S, [time.perf_counter()]
+        while ticks[-1] < end or len(ticks) < 4:
+            self.predict(batch)
+            ticks.append(time.perf_counter())
+        return min(after - before for before, after in pairwise(ticks))
+
+
+def _flag_table(ink_range: tuple[float, float]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Return edges of mean ink, and the flags by interval between edges and by whether the model is unsure."""
+    edges = sorted({BLANK_BELOW, *ink_range, INVERTED_ABOVE})
+    middles = [(low + high) / 2 for low, high in pairwise([-1.0, *edges, 2.0])]
+    of_ink = [
+        BLANK * (ink < BLANK_BELOW)
+        + INVERTED * (ink > INVERTED_ABOVE)
+        + OUT_OF_RANGE * (not ink_range[0] <= ink <= ink_range[1])
+        for ink in middles
+    ]
+    return np.array(edges, np.float32), np.array([[flags, flags + LOW_CONFIDENCE] for flags in of_ink], np.uint8)
+
+
+def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
+    """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
+    scale = np.float32(1 / 255)
+    if {rows.itemsize for rows in images} == {1}:
+        pixels = b"".join(rows.data for rows in images)
+        x = np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS).astype(np.float32)
+        x *= scale
+        return x
+    return np.concatenate([rows if rows.itemsize == 4 else rows * scale for rows in images], dtype=np.float32)

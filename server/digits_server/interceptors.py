@@ -1,0 +1,131 @@
+"""What every RPC has in common: its errors become statuses, its outcome is counted and timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
+from digits_server.metrics import Metrics
+from digits_server.transport import Transport
+
+if TYPE_CHECKING:  # generic only in the stubs
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Intercepted:
+    """A server as the generated `add_…_to_server` functions see it, that wraps each handler it is given.
+
+    Handlers are wrapped once, when they are added; a `grpc.aio.ServerInterceptor` would be asked again at each call,
+    which takes longer than what it does. Services added to the server itself (health, reflection) pass untouched.
+
+    Args:
+        transport: Where the wrapped handlers go.
+        metrics: Where RPCs are counted.
+    """
+
+    def __init__(self, transport: Transport, metrics: Metrics) -> None:
+        self._transport = transport
+        self._server = transport.server
+        self._metrics = metrics
+        self._idle = asyncio.Event()
+        self.in_flight = 0
+        """RPCs whose handlers have not returned."""
+        self.is_draining = False
+        """Whether to refuse what comes."""
+
+    async def finished(self) -> None:
+        """Return as soon as no RPC is in flight."""
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore: the same handlers come by name, where they can be wrapped."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Add the handlers of a service, wrapped."""
+        wrapped = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
+
+    def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
+        wrap, kind = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, "unary"),
+            (True, True): (grpc.stream_stream_rpc_method_handler, "bidi_stream"),
+        }[handler.request_streaming, handler.response_streaming]
+        behaviour: Any = handler.unary_unary or handler.stream_stream
+        done = self._metrics.rpc(kind, service, method)
+
+        async def call(request: Any, context: Context) -> Any:
+            start, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+            self.in_flight += 1
+            try:
+                if self.is_draining:
+                    raise Draining("the server is shutting down")
+                if isinstance(request, ServerError):
+                    raise request
+                response = await behaviour(request, context)
+                code = grpc.StatusCode.OK
+            except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
+                answer = public(error)
+                code = answer.code
+                if isinstance(answer, Rejected):
+                    self._metrics.rejected(answer.reason)
+                context.set_trailing_metadata(trailers(answer, pushback=self._transport.allows_pushback))
+                await context.abort(code, answer.message)
+            else:
+                return response
+            finally:
+                self.in_flight -= 1
+                self._idle.set()
+                done(code, time.perf_counter() - start)
+
+        return wrap(
+            call,
+            request_deserializer=_tolerant(handler.request_deserializer),
+            response_serializer=_serialize,
+        )
+
+
+def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the trailing metadata that explain an error to programs: google.rpc details, and when to retry."""
+    status = Status(code=error.code.value[0], message=error.message)
+    retry: tuple[tuple[str, str], ...] = ()
+    match error:
+        case InvalidArgument():
+            violation = BadRequest.FieldViolation(field=error.field, description=error.fault)
+            status.details.add().Pack(BadRequest(field_violations=[violation]))
+        case QueueFull():
+            delay = Duration()
+            delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+            status.details.add().Pack(RetryInfo(retry_delay=delay))
+            if pushback:
+                retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
+    return (("grpc-status-details-bin", status.SerializeToString()), *retry)
+
+
+def _tolerant(deserialize: Any) -> Callable[[bytes], Any]:
+    """Return a deserializer that hands on what it can't read as an error; raising would end as UNKNOWN."""
+
+    def deserialize_or_explain(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
+
+    return deserialize_or_explain
+
+
+def _serialize(response: Any) -> bytes:
+    """Return a message's bytes; handlers that are called often return bytes themselves."""
+    return response if type(response) is bytes else response.SerializeToString()

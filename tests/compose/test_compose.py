@@ -1,0 +1,225 @@
+"""The containers, for real: needs a Docker-compatible engine (`engine.sh` makes one), and skips where there is none."""
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from digits_client import DigitClient
+
+BIN = Path(sys.executable).parent
+PORTS = ("GRPC_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "LOCUST_PORT")
+PATIENCE_S = 60
+"""For what takes seconds on an idle machine."""
+
+pytestmark = pytest.mark.timeout(900)  # a first build installs all packages
+
+
+def run(*command, check=True, **kwargs):
+    """Run a command and return what it printed; on failure say what it printed."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
+    assert done.returncode == 0 or not check, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def eventually(get, is_right):
+    """Return what `get` gives as soon as it is right; fail if that takes too long."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_right(value := get()):
+        assert time.monotonic() < end, f"still {value!r}"
+        time.sleep(0.2)
+    return value
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as sockets:
+        bound = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in bound:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in bound]
+
+
+@contextlib.contextmanager
+def health_checks(project):
+    """Run the containers' health checks: podman leaves that to systemd, which containers and CI rarely have."""
+    done = threading.Event()
+
+    def check():
+        while not done.wait(0.5):
+            containers = run("podman", "ps", "-q", "--filter", f"label=com.docker.compose.project={project}").stdout
+            for container in containers.split():
+                run("podman", "healthcheck", "run", container, check=False)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Stack:
+    """The services of docker-compose.yml, under a project and ports of their own."""
+
+    def __init__(self):
+        self.project = f"digits-test-{os.getpid()}"
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        environment = {**os.environ, **{name: str(port) for name, port in self.ports.items()}}
+        command = (BIN / "docker-compose", "--project-name", self.project, "--profile", "load")
+        self.compose = partial(run, *command, env=environment)
+        self.is_podman = "podman" in os.environ.get("DOCKER_HOST", "")
+
+    def build(self):
+        """Build the images."""
+        if not self.is_podman:
+            self.compose("build")
+            return
+        # Asked over its socket, podman leaves HEALTHCHECK out of what it builds.
+        services = json.loads(self.compose("config", "--format=json").stdout)["services"]
+        for service in services.values():
+            if "build" in service:
+                run(
+                    *("podman", "build", "--pull=never", "--format=docker", "--target", service["build"]["target"]),
+                    *("--tag", f"docker.io/library/{service['image']}", "."),
+                )
+
+    def up(self):
+        """Start the services and wait until they are healthy."""
+        with health_checks(self.project) if self.is_podman else contextlib.nullcontext():
+            self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", str(PATIENCE_S))
+
+    def query(self, promql):
+        """Return the value of a PromQL expression that gives one, or 0 if it gives none yet."""
+        url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query?query={urllib.parse.quote(promql)}"
+        with urllib.request.urlopen(url, timeout=10) as page:
+            result = json.load(page)["data"]["result"]
+        return float(result[0]["value"][1]) if result else 0.0
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """The running stack."""
+    stack = Stack()
+    engine = stack.compose("ps", check=False)
+    if engine.returncode:
+        pytest.skip(f"no Docker-compatible engine: {engine.stderr.strip().splitlines()[-1]}")
+    stack.build()
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.compose("down", "--volumes")
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    """Some MNIST test images, (500, 784) uint8, and their labels."""
+    folder = ROOT / "tests/data/mnist"
+    images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    return images.reshape(-1, 784)[:500], labels[:500]
+
+
+def test_compose_file_is_valid():
+    """Docker Compose takes docker-compose.yml and .env as they are shipped."""
+    run(BIN / "docker-compose", "--profile", "load", "config", "--quiet")
+
+
+def test_dockerfile_is_clean():
+    """The Dockerfile follows the rules of hadolint."""
+    run(BIN / "hadolint", "Dockerfile")
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
+def test_prometheus_configuration_is_valid():
+    """Prometheus takes its configuration."""
+    run("promtool", "check", "config", "deploy/prometheus/prometheus.yml")
+
+
+def test_ports_are_published_to_this_machine_only():
+    """No service of the stack can be reached from other machines."""
+    services = json.loads(run(BIN / "docker-compose", "--profile", "load", "config", "--format=json").stdout)[
+        "services"
+    ]
+    ports = [port for service in services.values() for port in service["ports"]]
+    assert len(ports) == len(PORTS)
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_digits_are_recognised_through_the_published_port(stack, mnist):
+    """A client outside gets the right digits, and Prometheus counts its calls and images."""
+    images, labels = mnist
+    with DigitClient(f"127.0.0.1:{stack.ports['GRPC_PORT']}") as client:
+        assert client.classify(images[0]).digit == labels[0]
+        assert np.mean(client.classify_many(images).digits == labels) > 0.95
+    call = 'grpc_server_handled_total{grpc_method="Classify",grpc_code="OK"}'
+    eventually(lambda: stack.query(f"sum({call})"), lambda calls: calls == 2)
+    eventually(lambda: stack.query("sum(digits_predictions_total)"), lambda count: count == 1 + len(images))
+
+
+def test_server_container_is_locked_down(stack):
+    """The server runs as nobody in particular, can write nowhere it ships, and has neither TensorFlow nor pip."""
+    script = (
+        "import importlib.util, json, os;"
+        "print(json.dumps([os.getuid(), os.access('/app', os.W_OK), bool(os.statvfs('/').f_flag & os.ST_RDONLY),"
+        " [name for name in ('tensorflow', 'keras', 'pip', 'hatchling') if importlib.util.find_spec(name)],"
+        " [line.split()[1] for line in open('/proc/self/status') if line.startswith('CapEff')]]))"
+    )
+    user, can_write, is_read_only, found, capabilities = json.loads(
+        stack.compose("exec", "-T", "server", "python", "-c", script).stdout
+    )
+    assert (user, can_write, is_read_only, found) == (10001, False, True, [])
+    assert int(capabilities[0], 16) == 0
+
+
+def test_load_can_be_started_from_the_web_page(stack):
+    """Locust's web page starts users that send calls without a failure to the server, whose name it knows."""
+    url = f"http://127.0.0.1:{stack.ports['LOCUST_PORT']}"
+
+    def ask(path, data=None):
+        with urllib.request.urlopen(url + path, data, timeout=10) as page:
+            return json.load(page)
+
+    def calls():
+        with contextlib.suppress(OSError):  # the page comes up after its container
+            return {row["name"]: row["num_requests"] for row in ask("/stats/requests")["stats"]}
+
+    eventually(calls, lambda rows: rows is not None)
+    assert ask("/swarm", b"user_count=5&spawn_rate=5")["success"]
+    eventually(calls, lambda rows: rows.get("unary") and rows.get("batch-64"))
+    assert ask("/stats/requests")["errors"] == []
+    ask("/stop", b"")
+
+
+def test_load_test_runs_beside_the_server(stack, tmp_path):
+    """Locust's container reaches the server by its name, and passes objectives that no slow machine can miss."""
+    slo = tmp_path / "slo.toml"
+    slo.write_text("[unary]\nmax_error_share = 0\n[answers]\nmax_sigmas_above_model = 4\n")
+    slo.chmod(0o644)
+    locust = ("locust", "--headless", "--users=2", "--run-time=3s", "--only-summary", "--slo=/slo.toml")
+    done = stack.compose("run", "--rm", "-T", "--no-deps", "--volume", f"{slo}:/slo.toml:ro", *locust, check=False)
+    assert (done.returncode, "\nPASS\n" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_server_container_stops_cleanly(stack):
+    """`stop` lets the server drain: it ends by itself with status 0, long before it would be killed."""
+    stack.compose("stop", "server")
+    services = stack.compose("ps", "--all", "--format=json").stdout.splitlines()
+    status = {service["Service"]: service["ExitCode"] for service in map(json.loads, services)}
+    assert status["server"] == 0
+    stack.up()

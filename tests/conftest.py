@@ -1,0 +1,110 @@
+"""What tests share: toy model packages, real server processes, time that runs as fast as the test."""
+
+import asyncio
+import re
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for packages.py, which is not a test
+
+from packages import write_package
+
+ROOT = Path(__file__).parent.parent
+
+
+class DrivenLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it; it counts its turns."""
+
+    class _Selector(selectors.DefaultSelector):
+        loop: "DrivenLoop"
+
+        def select(self, timeout=None):
+            ready = super().select(0)
+            if not ready and timeout:
+                self.loop.now += timeout
+            self.loop.turns += 1
+            return ready
+
+    def __init__(self):
+        self.now, self.turns = 0.0, 0
+        selector = self._Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self):
+        return self.now
+
+
+def pytest_asyncio_loop_factories(item):
+    """Run tests marked `driven_clock` on a `DrivenLoop`, others on asyncio's own."""
+    if item.get_closest_marker("driven_clock"):
+        return {"driven": DrivenLoop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+@dataclass
+class ServerProcess:
+    """A running `digits-server`."""
+
+    process: subprocess.Popen
+    address: str
+    metrics_url: str
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
+    """Start a server on free ports and return when it says that it is ready."""
+    log_file = folder / f"server-{len(list(folder.glob('server-*.log')))}.log"
+    with log_file.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "digits_server", "--models", models, "--port=0", "--metrics-port=0", *flags],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with process.stdout as output:
+        line = output.readline()
+    ready = re.search(r"ready: gRPC (\S+) \(\w+\), metrics (\S+)/metrics", line)
+    assert ready, f"{line}\n{log_file.read_text()}"
+    return ServerProcess(process, ready[1], ready[2], log_file)
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory) -> Path:
+    """A repository with toy-a/1, toy-a/2 (answers the next digit) and toy-b/1."""
+    root = tmp_path_factory.mktemp("models")
+    write_package(root / "toy-a" / "1")
+    write_package(root / "toy-a" / "2", shift=1)
+    write_package(root / "toy-b" / "1")
+    return root
+
+
+@pytest.fixture(scope="session", params=["grpcio", "native"])
+def transport(request) -> str:
+    """Both transports, one after the other: what they promise is the same."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(toy_models, tmp_path_factory, transport) -> Iterator[ServerProcess]:
+    """One real server on the toy models, for all tests that leave it as it was."""
+    flags = ["--default-model=toy-b", f"--transport={transport}"]
+    server = start_server(toy_models, tmp_path_factory.mktemp("server"), *flags)
+    yield server
+    assert server.stop() == 0

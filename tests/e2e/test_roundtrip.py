@@ -1,0 +1,221 @@
+"""A real server process, asked over gRPC as anybody would ask it."""
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+from packages import image_of
+
+from digits.v1 import classifier_pb2 as pb
+from digits.v1 import classifier_pb2_grpc as pb_grpc
+
+TIMEOUT_S = 20
+
+
+@pytest.fixture
+def channel(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub(channel):
+    return pb_grpc.DigitClassifierStub(channel)
+
+
+def classify(stub, **fields):
+    return stub.Classify(pb.ClassifyRequest(**fields), timeout=TIMEOUT_S)
+
+
+def refusal(call):
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    return error.value
+
+
+def images(*digits):
+    return np.stack([image_of(digit) for digit in digits])
+
+
+def test_one_image(stub):
+    """One image of 784 bytes is recognised; the answer names the model and says where the time went."""
+    answer = classify(stub, pixels=image_of(7).tobytes())
+    assert list(answer.digits) == [7]
+    assert answer.confidences[0] > 0.99
+    assert len(answer.probabilities) == 10
+    assert sum(answer.probabilities) == pytest.approx(1)
+    assert (answer.model, answer.version) == ("toy-b", "1")
+    assert answer.timing.batch_size == 1
+    assert answer.timing.inference_seconds > 0
+
+
+def test_many_images_in_order(stub):
+    """More rows than any batch holds come back as columns, in order."""
+    digits = np.random.default_rng(0).integers(0, 10, 3000)
+    answer = classify(stub, pixels=images(*digits).tobytes(), omit_probabilities=True)
+    assert list(answer.digits) == digits.tolist()
+    assert len(answer.probabilities) == 0
+
+
+def test_floats_get_the_same_answer(stub):
+    """The normalised vector gets the probabilities of its pixels, to 1e-5."""
+    pixels = images(1, 2)
+    bytes_ = classify(stub, pixels=pixels.tobytes())
+    floats = classify(stub, vectors=(pixels / np.float32(255)).ravel().tolist())
+    np.testing.assert_allclose(floats.probabilities, bytes_.probabilities, atol=1e-5)
+
+
+def test_options(stub):
+    """Top classes come best first, the request's id comes back, and odd images are flagged."""
+    pixels = images(4, 4)
+    pixels[1] = 0
+    answer = classify(stub, pixels=pixels.tobytes(), top_k=3, request_id="order 66", omit_probabilities=True)
+    assert answer.request_id == "order 66"
+    assert list(answer.top_digits[:1]) == [4]
+    assert len(answer.top_confidences) == 6
+    assert answer.top_confidences[0] == answer.confidences[0]
+    assert list(answer.quality_flags) == [
+        0,
+        pb.QUALITY_FLAG_BLANK | pb.QUALITY_FLAG_OUT_OF_RANGE | pb.QUALITY_FLAG_LOW_CONFIDENCE,
+    ]
+
+
+def test_models_and_versions(stub):
+    """A request may name a model and pin a version; the latest is the default."""
+    pixels = image_of(3).tobytes()
+    assert list(classify(stub, pixels=pixels, model="toy-a").digits) == [4]
+    assert list(classify(stub, pixels=pixels, model="toy-a", version="1").digits) == [3]
+
+
+def test_list_models(stub):
+    """The list tells every version, which one is the default, and what batching gains."""
+    models = stub.ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models
+    assert [(model.name, model.version, model.is_default) for model in models] == [
+        ("toy-a", "1", False),
+        ("toy-a", "2", False),
+        ("toy-b", "1", True),
+    ]
+    assert all(model.state == pb.MODEL_STATE_SERVING and model.batching_gain >= 1 for model in models)
+    assert models[0].labels == [str(digit) for digit in range(10)]
+    assert [cost.batch_size for cost in models[0].batch_costs][:3] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "details"),
+    [
+        ({"pixels": b"x" * 783}, "INVALID_ARGUMENT", "pixels: 783 bytes; allowed is a multiple of 784"),
+        ({}, "INVALID_ARGUMENT", "pixels: no images"),
+        ({"vectors": [float("nan")] * 784}, "INVALID_ARGUMENT", "vectors: element 0 is nan; allowed is 0 to 1"),
+        ({"vectors": [0.5] * 783 + [1.5]}, "INVALID_ARGUMENT", "vectors: element 783 is 1.5; allowed is 0 to 1"),
+        ({"pixels": b"x" * 784, "model": "nope"}, "NOT_FOUND", "model: 'nope' is not served; there are"),
+        ({"pixels": b"x" * 784, "version": "../1"}, "NOT_FOUND", "version: toy-b has no version '../1'"),
+        ({"pixels": b"x" * 784 * 6400}, "RESOURCE_EXHAUSTED", "larger than max"),
+        ({"pixels": b"x" * 784 * 5000}, "RESOURCE_EXHAUSTED", "5000 more would exceed the queue's 4096"),
+    ],
+    ids=["783 bytes", "empty", "nan", "out of range", "unknown model", "unknown version", "5 MB", "5000 images"],
+)
+def test_bad_requests_are_refused_and_the_next_good_one_answered(stub, fields, code, details):
+    """Each fault has its status and a message that names it; the server goes on."""
+    error = refusal(lambda: classify(stub, **fields))
+    assert error.code().name == code
+    assert details in error.details()
+    assert list(classify(stub, pixels=image_of(5).tobytes()).digits) == [5]
+
+
+def test_invalid_argument_names_the_field_for_programs(stub):
+    """google.rpc.BadRequest tells the field without parsing text."""
+    error = refusal(lambda: classify(stub, pixels=b"x"))
+    violation = BadRequest()
+    assert rpc_status.from_call(error).details[0].Unpack(violation)
+    assert violation.field_violations[0].field == "pixels"
+
+
+def test_garbage_is_refused(channel, stub):
+    """Bytes that are no message are the caller's fault, not an unknown error."""
+    raw = channel.unary_unary("/digits.v1.DigitClassifier/Classify")
+    error = refusal(lambda: raw(b"\xff" * 100, timeout=TIMEOUT_S))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "its 100 bytes are not a message" in error.details()
+    assert list(classify(stub, pixels=image_of(5).tobytes()).digits) == [5]
+
+
+def test_concurrent_callers_each_get_their_own(stub):
+    """Hundreds of calls at once, good and bad mixed: each gets exactly its own answer, and some share batches."""
+    digits = np.random.default_rng(2).integers(0, 10, 400)
+    calls = [
+        stub.Classify.future(
+            pb.ClassifyRequest(pixels=image_of(digit).tobytes()[: 784 - (number % 10 == 0)]), timeout=TIMEOUT_S
+        )
+        for number, digit in enumerate(digits)
+    ]
+    sizes = []
+    for number, (call, digit) in enumerate(zip(calls, digits, strict=True)):
+        if number % 10 == 0:
+            assert call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        else:
+            assert list(call.result().digits) == [digit]
+            sizes.append(call.result().timing.batch_size)
+    assert max(sizes) > 1
+
+
+def stream_of(*requests):
+    return iter([pb.ClassifyStreamRequest(request=request) for request in requests])
+
+
+def test_stream_answers_in_order(stub):
+    """A thousand messages on one stream are answered in order."""
+    digits = np.random.default_rng(3).integers(0, 10, 1000)
+    requests = stream_of(*(pb.ClassifyRequest(pixels=image_of(digit).tobytes()) for digit in digits))
+    answers = [message.response.digits[0] for message in stub.ClassifyStream(requests, timeout=TIMEOUT_S)]
+    assert answers == digits.tolist()
+
+
+def test_bad_message_leaves_the_stream_up(stub):
+    """A bad message is answered with its own error, in its place; the others are answered."""
+    good = pb.ClassifyRequest(pixels=image_of(8).tobytes())
+    answers = list(stub.ClassifyStream(stream_of(good, pb.ClassifyRequest(pixels=b"x"), good), timeout=TIMEOUT_S))
+    assert [message.WhichOneof("result") for message in answers] == ["response", "error", "response"]
+    assert answers[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "1 bytes; allowed is a multiple of 784" in answers[1].error.message
+
+
+def test_garbage_in_a_stream_is_answered_too(channel):
+    """Bytes that are no message get their error, and the stream goes on."""
+    raw = channel.stream_stream("/digits.v1.DigitClassifier/ClassifyStream")
+    good = next(stream_of(pb.ClassifyRequest(pixels=image_of(8).tobytes()))).SerializeToString()
+    answers = [pb.ClassifyStreamResponse.FromString(data) for data in raw(iter([b"\xff" * 9, good]), timeout=TIMEOUT_S)]
+    assert [message.WhichOneof("result") for message in answers] == ["error", "response"]
+
+
+def test_cancelled_stream_leaves_nothing_behind(stub, server):
+    """A caller who cancels in the middle of a stream does not disturb the next one."""
+    good = pb.ClassifyRequest(pixels=image_of(8).tobytes())
+    call = stub.ClassifyStream(stream_of(*[good] * 5000), timeout=TIMEOUT_S)
+    next(call)
+    call.cancel()
+    assert list(classify(stub, pixels=image_of(5).tobytes()).digits) == [5]
+    assert "never retrieved" not in server.log
+
+
+def test_health_of_server_service_and_models(channel):
+    """Health is told for the server, the service and each model; of others nothing is known."""
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "digits.v1.DigitClassifier", "toy-a", "toy-b"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    error = refusal(lambda: health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=TIMEOUT_S))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services(channel):
+    """Tools such as grpcurl find the services and their messages without the .proto."""
+    reflection = ProtoReflectionDescriptorDatabase(channel)
+    assert set(reflection.get_services()) == {
+        "digits.v1.DigitClassifier",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert "classifier.proto" in reflection.FindFileContainingSymbol("digits.v1.ClassifyRequest").name

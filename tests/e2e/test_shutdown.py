@@ -1,0 +1,92 @@
+"""How a server ends."""
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from conftest import start_server
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from packages import image_of
+
+from digits.v1 import classifier_pb2 as pb
+from digits.v1 import classifier_pb2_grpc as pb_grpc
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_an_idle_server(toy_models, tmp_path, transport, number):
+    """SIGTERM and SIGINT end it with status 0 and lines of JSON in the log."""
+    server = start_server(toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}")
+    assert server.stop(number) == 0
+    messages = [json.loads(line)["message"] for line in server.log.splitlines()]
+    assert messages[-2:] == ["draining", "drained"]
+
+
+def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, transport):
+    """Requests in flight at SIGTERM are answered; whoever comes later is told UNAVAILABLE; nothing else happens."""
+    # One request waits two seconds for company, so that it is surely in flight when the signal comes.
+    server = start_server(
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=2000"
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        stub = pb_grpc.DigitClassifierStub(channel)
+        request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
+        calls = [stub.Classify.future(request, timeout=30) for _ in range(50)]
+        _wait_until(lambda: b" 50.0" in _metric(server, b"digits_queue_depth"))
+        server.process.send_signal(signal.SIGTERM)
+        assert [list(call.result().digits) for call in calls] == [[6]] * 50
+    assert server.process.wait(30) == 0
+
+
+def test_health_turns_before_the_end(toy_models, tmp_path, transport):
+    """A watcher sees NOT_SERVING before its stream ends, and does not hold the drain up."""
+    server = start_server(
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=1000", "--grace-s=30"
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        request = pb.ClassifyRequest(pixels=image_of(6).tobytes())
+        call = pb_grpc.DigitClassifierStub(channel).Classify.future(request, timeout=30)
+        _wait_until(lambda: b" 1.0" in _metric(server, b"digits_queue_depth"))
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(urllib.error.HTTPError, match="503") as error:
+            urllib.request.urlopen(f"{server.metrics_url}/readyz", timeout=20)
+        error.value.close()
+        assert list(call.result().digits) == [7]
+    assert server.process.wait(20) == 0
+
+
+def test_grace_bounds_the_drain(toy_models, tmp_path, transport):
+    """A request that would outlast the grace is cut off, and the exit status is 0 all the same."""
+    server = start_server(
+        toy_models,
+        tmp_path,
+        "--default-model=toy-a",
+        f"--transport={transport}",
+        "--max-wait-ms=10000",
+        "--grace-s=0.2",
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        request = pb.ClassifyRequest(pixels=image_of(6).tobytes())
+        call = pb_grpc.DigitClassifierStub(channel).Classify.future(request, timeout=60)
+        _wait_until(lambda: b" 1.0" in _metric(server, b"digits_queue_depth"))
+        assert server.stop() == 0
+        assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def _metric(server, name):
+    with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=20) as response:
+        return b"\n".join(line for line in response if line.startswith(name))
+
+
+def _wait_until(condition, timeout_s=20):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        threading.Event().wait(0.02)

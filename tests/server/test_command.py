@@ -1,0 +1,78 @@
+"""The command line of the server, as its user meets it."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from digits_server.__main__ import main
+from digits_server.config import Config
+
+
+def run(*flags, **environment):
+    return CliRunner().invoke(main, flags, env=environment, terminal_width=120)
+
+
+def test_help_shows_every_setting_with_its_variable():
+    """Each field of the configuration can be set by flag and by environment variable, and --help says so."""
+    text = run("--help").output
+    for field in Config.__dataclass_fields__:
+        name = field.replace("max_wait_s", "max_wait_ms")
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"DIGITS_SERVER_{name.upper()}" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--port", "70000"], "'--port' (env var: 'DIGITS_SERVER_PORT'): 70000 is not in the range 0<=x<=65535"),
+        (["--models", "nowhere"], "'--models' (env var: 'DIGITS_SERVER_MODELS'): Directory 'nowhere' does not exist"),
+        (["--inference-threads", "4096"], "4096 is not in the range 1<=x<="),
+        (["--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+    ],
+)
+def test_bad_setting_is_named(flags, complaint):
+    """Exit status 2, and a line that names the setting, the value and what is allowed."""
+    result = run(*flags)
+    assert result.exit_code == 2
+    assert complaint in result.output
+
+
+def test_bad_variable_is_named():
+    """A wrong value from the environment is reported with the variable's name."""
+    result = run(DIGITS_SERVER_MAX_QUEUE="many")
+    assert result.exit_code == 2
+    assert "DIGITS_SERVER_MAX_QUEUE" in result.output
+    assert "'many' is not a valid integer range" in result.output
+
+
+def test_unknown_variable_is_refused():
+    """A misspelt variable is an error with a suggestion, not silently without effect."""
+    result = run(DIGITS_SERVER_PROT="1")
+    assert result.exit_code == 2
+    assert "DIGITS_SERVER_PROT is not a setting; did you mean DIGITS_SERVER_PORT?" in result.output
+
+
+def digits_server(*flags):
+    command = [sys.executable, "-m", "digits_server", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_empty_repository_is_an_error(tmp_path):
+    """Without a model to serve the server does not start: exit status 2, the folder named."""
+    result = digits_server("--models", str(tmp_path), "--port=0", "--metrics-port=0")
+    assert result.returncode == 2
+    assert f"--models: {tmp_path} holds no model" in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+def test_busy_port_is_an_error(toy_models, flag):
+    """A port that is taken ends the start with status 2; the flag and the address are named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = {"--port": "--metrics-port", "--metrics-port": "--port"}[flag]
+        result = digits_server("--models", str(toy_models), "--default-model=toy-a", f"{flag}={port}", f"{other}=0")
+    assert result.returncode == 2
+    assert f"{flag}: can't listen on 127.0.0.1:{port}" in result.stderr

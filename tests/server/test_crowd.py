@@ -1,0 +1,72 @@
+"""How many requests a batch waits for."""
+
+import pytest
+
+from digits_server.crowd import ALL, COUNT_EVERY, WINDOW_S, Crowd
+
+
+class Times:
+    """A machine whose clocks the test moves."""
+
+    def __init__(self):
+        self.wall = self.thread = self.process = 0.0
+
+    def work(self, share, *, other_threads=0.0):
+        """Let a window pass in which the event loop computes for `share` of the time."""
+        self.wall += WINDOW_S
+        self.thread += share * WINDOW_S
+        self.process += (share + other_threads) * WINDOW_S
+
+
+@pytest.fixture
+def times():
+    return Times()
+
+
+def crowd_on(times, cpus=2):
+    return Crowd(cpus, clock=lambda: times.wall, thread_time=lambda: times.thread, process_time=lambda: times.process)
+
+
+def test_lone_caller_is_never_made_to_wait(times):
+    """However busy it keeps the process, and for however long, a caller of one request at a time waits for nobody."""
+    crowd = crowd_on(times)
+    for _ in range(10 * COUNT_EVERY):
+        times.work(1.0)
+        assert crowd(1, "joined") == 1
+
+
+def test_nobody_waits_while_there_is_time_to_spare(times):
+    """Below the limit of load requests run as they come, even if there are many callers."""
+    crowd = crowd_on(times)
+    for _ in range(10 * COUNT_EVERY):
+        times.work(0.5)
+        assert crowd(8, "joined") == 1
+
+
+@pytest.mark.parametrize(("share", "others", "cpus"), [(0.9, 0.0, 2), (0.4, 0.5, 1)])
+def test_half_of_the_callers_are_waited_for_when_busy(times, share, others, cpus):
+    """Whether the event loop or the only CPU is the bottleneck: once counted, half of the callers make a batch."""
+    crowd = crowd_on(times, cpus)
+    times.work(share, other_threads=others)
+    assert crowd(2, "joined") == 1
+    while crowd(2, "joined") != ALL:
+        times.work(share, other_threads=others)
+    assert crowd(64, "quiet") == 32
+    assert crowd(33, "joined") == 32
+
+
+def test_callers_who_left_are_forgotten(times):
+    """When fewer come than were expected, fewer are expected, and soon the last one waits for nobody."""
+    crowd = crowd_on(times)
+    times.work(1.0)
+    assert crowd(64, "joined") == 32
+    expected = [crowd(1, "quiet") for _ in range(6)]
+    assert expected == [16, 8, 4, 2, 1, 1]
+
+
+def test_callers_are_counted_again_from_time_to_time(times):
+    """Every so many batches one waits until nobody else comes; as the only way to see that the crowd has grown."""
+    crowd = crowd_on(times)
+    times.work(1.0)
+    answers = [crowd(4, "joined") for _ in range(3 * COUNT_EVERY)]
+    assert [number for number, answer in enumerate(answers, 1) if answer == ALL] == [16, 32, 48]

@@ -1,0 +1,130 @@
+"""The engine, on toy models that onnxruntime really runs."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from packages import image_of, write_package
+
+from digits_server.engine import (
+    BLANK,
+    INVERTED,
+    LOW_CONFIDENCE,
+    OUT_OF_RANGE,
+    CostCurve,
+    Engine,
+)
+from digits_server.errors import ModelRefused
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = write_package(tmp_path_factory.mktemp("engine") / "toy" / "1")
+    return Engine(folder / "model.onnx", low_confidence=0.5, ink_range=(0.005, 0.42))
+
+
+def test_predicts_all_images_in_order(engine):
+    """Images of several callers, bytes and floats mixed, come back as one set of columns in order."""
+    digits = [3, 1, 4, 1, 5, 9, 2, 6]
+    images = np.stack([image_of(digit) for digit in digits])
+    floats = images[2:5].astype(np.float32) / 255
+    answers = engine.predict([images[:2], floats, images[5:]])
+    assert answers.digits.tolist() == digits
+    assert answers.probabilities.shape == (8, 10)
+    np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(answers.confidences, answers.probabilities.max(axis=1))
+
+
+def test_pixels_and_floats_get_the_same_answer(engine):
+    """uint8 and the same values divided by 255 agree to 1e-5."""
+    images = np.random.default_rng(0).integers(0, 256, (64, 784), dtype=np.uint8)
+    as_floats = engine.predict([images.astype(np.float32) / 255]).probabilities
+    np.testing.assert_allclose(engine.predict([images]).probabilities, as_floats, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "flags"),
+    [
+        (image_of(3), 0),
+        (np.zeros(784, np.uint8), BLANK | OUT_OF_RANGE | LOW_CONFIDENCE),
+        (255 - image_of(3, ink=0), INVERTED | OUT_OF_RANGE | LOW_CONFIDENCE),
+        (image_of(3, ink=10), LOW_CONFIDENCE),
+        (np.where(np.arange(784) < 7, 200, 0).astype(np.uint8), LOW_CONFIDENCE),
+    ],
+)
+def test_odd_images_are_flagged(engine, image, flags):
+    """Blank, inverted, too faint or too bold images, and those the model is unsure of, each get their bit."""
+    assert engine.predict([image[np.newaxis]]).flags.tolist() == [flags]
+
+
+def test_second_output_flags_outliers(tmp_path):
+    """A model may say how little an image looks like a digit; above its threshold the image is flagged."""
+    folder = write_package(tmp_path / "toy" / "1")
+    model = onnx.load(folder / "model.onnx")
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    model.graph.initializer.append(axes)
+    model.graph.node.append(helper.make_node("ReduceSum", ["vectors", "axes"], ["outlier_score"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("outlier_score", TensorProto.FLOAT, ["batch"]))
+    onnx.save(model, folder / "model.onnx")
+    engine = Engine(folder / "model.onnx", outlier_score=30.0)
+    bold = image_of(3)
+    bold[400:500] = 60
+    assert engine.predict([np.stack([image_of(3), bold])]).flags.tolist() == [0, LOW_CONFIDENCE]
+
+
+def test_cost_curve_finds_the_best_batch():
+    """The best batch is the smallest that comes within 5 % of the most images per second; gain compares it to one."""
+    curve = CostCurve((1, 4, 16, 64), (10e-6, 20e-6, 50e-6, 199e-6))
+    assert curve.best_batch_size() == 16
+    assert curve.best_batch_size(within_s=30e-6) == 4
+    assert curve.best_batch_size(within_s=1e-6) == 1
+    assert curve.batching_gain == pytest.approx(3.2)
+    assert curve(1) == pytest.approx(10e-6)
+    assert curve(10) == pytest.approx(35e-6)
+    assert curve(128) == pytest.approx(398e-6)
+
+
+def test_measures_what_runs_cost(engine):
+    """The measured curve has a positive time for each size up to the limit."""
+    curve = engine.measure(max_size=48)
+    assert curve.sizes == (1, 2, 4, 8, 16, 32, 48)
+    assert all(seconds > 0 for seconds in curve.seconds)
+
+
+def model_with(folder, **changes):
+    """Write a toy model with another input or output and return its path."""
+    path = write_package(folder / "toy" / "1") / "model.onnx"
+    model = onnx.load(path)
+    for field, infos in changes.items():
+        del getattr(model.graph, field)[:]
+        getattr(model.graph, field).extend(infos)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("shape", [["batch", 783], [1, 784], ["batch", 28, 28]])
+def test_refuses_other_inputs(tmp_path, shape):
+    """A model must take (any number, 784) floats; the refusal says what it takes instead."""
+    path = model_with(tmp_path, input=[helper.make_tensor_value_info("vectors", TensorProto.FLOAT, shape)])
+    with pytest.raises(ModelRefused, match=r"inputs are .*vectors|can't be loaded"):
+        Engine(path)
+
+
+def test_refuses_other_outputs(tmp_path):
+    """A model must answer (any number, classes) floats; the refusal says what it answers instead."""
+    path = write_package(tmp_path / "toy" / "1") / "model.onnx"
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Flatten", ["probabilities"], ["flat"], axis=0))
+    model.graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["digits"], axis=1, keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("digits", TensorProto.INT64, ["batch"]))
+    onnx.save(model, path)
+    with pytest.raises(ModelRefused, match=r"outputs are .*digits"):
+        Engine(path)
+
+
+def test_refuses_what_is_no_model(tmp_path):
+    """Bytes that are no ONNX model are refused, not crashed on."""
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelRefused, match="can't be loaded"):
+        Engine(tmp_path / "model.onnx")
