@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from digits_export.recipe import Layer, Network
 
 CLASSES = 10
+FILES = ("model.keras", "model.h5")
 BATCH_NORM_MOMENTUM = 0.95  # averages over some 20 batches: Keras' 0.99 lags behind weights that still move fast
 
 
@@ -75,12 +77,12 @@ def save(model: Any, folder: Path) -> None:
         RuntimeError: A file that was read back answers differently.
     """
     import keras  # noqa: PLC0415
-    from keras.src.legacy.saving import legacy_h5_format  # noqa: PLC0415  (model.save would warn that HDF5 is legacy)
 
-    model.save(folder / "model.keras")
-    legacy_h5_format.save_model_to_hdf5(model, folder / "model.h5", include_optimizer=False)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # HDF5 is wanted; Keras need not say each time that it is old
+    for name in FILES:
+        model.save(folder / name)
     sample = np.random.default_rng(0).random((16, 784), dtype=np.float32)
-    for name in ("model.keras", "model.h5"):
+    for name in FILES:
         again = keras.models.load_model(folder / name, compile=False)
         if not np.array_equal(predict(again, sample), predict(model, sample)):
             raise RuntimeError(f"{folder / name} answers differently from the model it was written from")
