@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from digits_export import models
 from digits_export.pipeline import CLASSES, Pipeline
+from digits_export.recipe import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,9 @@ def train(
         workers: Threads that deform images and ask the teacher.
         quiet: Whether to leave out the progress bar.
         after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
+
+    Raises:
+        RecipeError: The folder holds the checkpoint of another recipe.
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
@@ -81,7 +85,7 @@ def train(
     model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     checkpoint = folder / "checkpoint.npz"
-    history = _restore(model, checkpoint)
+    history = _restore(model, recipe, checkpoint)
 
     shape = recipe.network.input_shape
     inputs = tf.TensorSpec((None, 784), tf.float32)
@@ -95,7 +99,7 @@ def train(
     )
     labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
     judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
-    callbacks = [_checkpoint(checkpoint, history), _progress(recipe, history.epochs, quiet), judge]
+    callbacks = [_checkpoint(checkpoint, recipe, history), _progress(recipe, history.epochs, quiet), judge]
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
@@ -148,17 +152,19 @@ def _state(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _restore(model: Any, path: Path) -> History:
+def _restore(model: Any, recipe: Recipe, path: Path) -> History:
     """Bring the model to where an interrupted training left it, if one did."""
     if not path.is_file():
         return History()
     with np.load(path) as stored:
+        if str(stored["recipe"]) != repr(recipe):
+            raise RecipeError(f"{path} is the checkpoint of another recipe: remove it, or train in another folder")
         for number, variable in enumerate(_state(model)):
             variable.assign(stored[str(number)])
         return History(**json.loads(str(stored["history"])))
 
 
-def _checkpoint(path: Path, history: History) -> Any:
+def _checkpoint(path: Path, recipe: Recipe, history: History) -> Any:
     """Return the callback that extends the history and keeps each epoch's end on disk."""
     from keras import callbacks  # noqa: PLC0415
 
@@ -175,7 +181,7 @@ def _checkpoint(path: Path, history: History) -> Any:
             history.seconds, self.mark = history.seconds + now - self.mark, now
             arrays = {str(number): variable.numpy() for number, variable in enumerate(_state(self.model))}
             part = path.with_suffix(".part.npz")
-            np.savez(part, history=json.dumps(asdict(history)), **arrays)
+            np.savez(part, recipe=repr(recipe), history=json.dumps(asdict(history)), **arrays)
             part.replace(path)  # in one step: a break leaves the last epoch's file or this one's
 
     return Checkpoint()

@@ -77,6 +77,19 @@ def test_a_killed_training_resumes_as_if_nothing_had_happened(tiny, everything, 
     assert history.curves == unbroken[1].curves
 
 
+def test_the_checkpoint_of_another_recipe_is_refused(tiny, everything, small_recipe, tmp_path):
+    """A folder in which another recipe was interrupted is named, and nothing in it is touched."""
+
+    def interrupt(_epoch, _validation):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(everything, tiny, tmp_path, tmp_path, quiet=True, after_epoch=interrupt)
+    with pytest.raises(recipe.RecipeError, match="checkpoint of another recipe"):
+        training.train(small_recipe, tiny, tmp_path, tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.npz").is_file()
+
+
 def test_what_training_left_can_be_read_again(tiny, small_recipe, tmp_path):
     """The trained network and its history stay in the folder, the checkpoint does not."""
     model, history = training.train(small_recipe, tiny, tmp_path, tmp_path, quiet=True)
