@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,8 @@ from digits_server.registry import Package, Registry
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLD = 10_000
+"""New objects after which the collector looks for cycles among them; Python's own 700 come with each wave of calls."""
 INLINE_BELOW_S = 0.001
 """Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
 thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
@@ -94,6 +97,10 @@ class Server:
         for name in ("", servicers.SERVICE, *self._registry.names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._transport.server.start()
+        # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         self._is_ready = True
         self._announce(port)
 

@@ -35,7 +35,11 @@ def test_response_reads_back_as_written(parts, with_probabilities):
     """One part or several, any rows of their batches: every field parses to exactly what the columns held."""
     outcomes = [Outcome(predictions(size), start, end, 0.25 * size, 0.5, size) for size, start, end in parts]
     fixed = pb.ClassifyResponse(model="m", version="7").SerializeToString()
-    message = pb.ClassifyResponse.FromString(wire.response(fixed, converters._whole(outcomes) if len(outcomes) > 1 else outcomes[0], probabilities=with_probabilities))
+    message = pb.ClassifyResponse.FromString(
+        wire.response(
+            fixed, converters._whole(outcomes) if len(outcomes) > 1 else outcomes[0], probabilities=with_probabilities
+        )
+    )
 
     def column(name):
         return np.concatenate([getattr(o.answers, name)[o.start : o.end] for o in outcomes])
