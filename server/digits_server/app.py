@@ -35,8 +35,6 @@ INLINE_BELOW_S = 0.001
 thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
 INLINE_SHARE = 0.8
 """Share of the best images per second that batches short enough for the event loop must reach to stay there."""
-LATENCY_BUDGET_S = 0.02
-"""Longest run, whatever longer ones would gain: everybody who comes during a run waits for its end."""
 
 
 class Server:
@@ -134,7 +132,7 @@ class Server:
         size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
         if not is_inline and not self._config.max_batch_size:
-            size = cost.best_batch_size(LATENCY_BUDGET_S)
+            size = cost.best_batch_size()
         predicted = self._metrics.predicted(package.name, package.labels)
 
         def run(images: Sequence[Images]) -> Predictions:
