@@ -82,3 +82,7 @@ up:  ## start server and Prometheus in containers (ARGS="--profile load" adds Lo
 .PHONY: down
 down:  ## stop the containers; what Prometheus has collected stays
 	$(COMPOSE) --profile load down
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## measure one core beside the limits of the same run; wants h2load and two CPUs (ARGS="--seconds 10")
+	$(BIN)/python loadtests/bench.py $(ARGS)

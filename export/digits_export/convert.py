@@ -43,7 +43,7 @@ def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
 
     function = tf.function(_served(model, density), input_signature=[tf.TensorSpec((None, 784), tf.float32, INPUT)])
     proto, _ = tf2onnx.convert.from_function(function, [tf.TensorSpec((None, 784), tf.float32, INPUT)], opset=OPSET)
-    _name_outputs(proto.graph)
+    _rename(proto.graph)
     _name_batch(proto.graph)
     proto.graph.name, proto.graph.doc_string, proto.producer_name = "digits", "", "digits-export"
     del proto.opset_import[1:]  # tf2onnx also declares ai.onnx.ml, of which nothing is used
@@ -80,12 +80,21 @@ def _served(model: Any, density: InkDensity | None) -> Any:
     return served
 
 
-def _name_outputs(graph: Any) -> None:
-    """Give the outputs the names callers ask for; TensorFlow calls them Identity."""
-    renamed = {old.name: new for old, new in zip(graph.output, OUTPUTS, strict=False)}
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [renamed.get(name, name) for name in names]
+def _rename(graph: Any) -> None:
+    """Name outputs as callers ask for them, and all within by its place: TensorFlow's names change from run to run."""
+    renamed = {value.name: value.name for value in graph.input}
+    renamed |= {old.name: new for old, new in zip(graph.output, OUTPUTS, strict=False)}
+    constants = {constant.name: constant for constant in graph.initializer}
+    del graph.initializer[:]
+    for place, node in enumerate(graph.node):
+        node.name = f"{node.op_type.lower()}_{place}"
+        for number, name in enumerate(node.input):
+            if name in constants:
+                constants[name].name = renamed[name] = f"{node.name}_constant_{number}"
+                graph.initializer.append(constants.pop(name))
+            node.input[number] = renamed[name]
+        for number, name in enumerate(node.output):
+            node.output[number] = renamed.setdefault(name, f"{node.name}_{number}")
     for output in graph.output:
         output.name = renamed[output.name]
 

@@ -5,6 +5,7 @@ Only the standard library, NumPy and (when the network is asked) Keras' own down
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -12,6 +13,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -197,7 +199,8 @@ def _from_keras() -> dict[str, bytes]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
-        (x_train, y_train), (x_test, y_test) = mnist.load_data()
+        with contextlib.redirect_stdout(sys.stderr):  # its progress bar would spoil --json
+            (x_train, y_train), (x_test, y_test) = mnist.load_data()
     except Exception as error:  # its downloader raises bare Exception for every network fault
         raise DataError(str(error)) from error
     finally:
@@ -234,5 +237,5 @@ def _keep(files: dict[str, bytes], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in tqdm(files, desc=f"storing in {folder}", unit="file", leave=False):
         part = folder / f".{name}.part"
-        part.write_bytes(gzip.compress(files[name], mtime=0))
+        part.write_bytes(gzip.compress(files[name], 6, mtime=0))
         part.replace(folder / f"{name}.gz")

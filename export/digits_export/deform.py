@@ -59,17 +59,29 @@ def deform(images: Images, settings: Deformation, rng: np.random.Generator) -> I
 
 
 def _deform_strip(images: Images, settings: Deformation, rng: np.random.Generator) -> Images:
-    count = len(images)
-    matrix, offset = _draw_affine(count, settings, rng)
-    centre = (SIDE - 1) / 2
-    axis = np.arange(SIDE, dtype=np.float32) - centre
-    # Where each target pixel looks in its source image: (n, rows, columns).
-    rows = (matrix[:, 0, 0, None] * axis + offset[:, 0, None])[:, :, None] + (matrix[:, 0, 1, None] * axis)[:, None, :]
-    columns = (matrix[:, 1, 0, None] * axis + offset[:, 1, None])[:, :, None] + (matrix[:, 1, 1, None] * axis)[:, None]
+    field = None
+    matrix, offset = _draw_affine(len(images), settings, rng)
     if settings.elastic_px:
         basis = _smooth_basis(settings.elastic_sigma_px)  # (28, k)
-        noise = rng.standard_normal((2, count, basis.shape[1], basis.shape[1]), dtype=np.float32)
-        field = settings.elastic_px * (basis @ noise @ basis.T)  # (2, n, 28, 28)
+        noise = rng.standard_normal((2, len(images), basis.shape[1], basis.shape[1]), dtype=np.float32)
+        field = (settings.elastic_px * (basis @ noise @ basis.T)).astype(np.float32)  # (2, n, 28, 28)
+    return warp(images, matrix, offset, field)
+
+
+def warp(images: Images, matrix: Floats, offset: Floats, field: Floats | None = None) -> Images:
+    """Return up to a thousand images resampled, bilinearly, at other places.
+
+    Args:
+        images: (n, 28, 28) uint8.
+        matrix: (n, 2, 2), takes a target pixel's (row, column) from the centre to its source's.
+        offset: (n, 2), added to that, in pixels.
+        field: (2, n, 28, 28), added to that pixel by pixel.
+    """
+    count, centre = len(images), (SIDE - 1) / 2
+    axis = np.arange(SIDE, dtype=np.float32) - centre
+    rows = (matrix[:, 0, 0, None] * axis + offset[:, 0, None])[:, :, None] + (matrix[:, 0, 1, None] * axis)[:, None, :]
+    columns = (matrix[:, 1, 0, None] * axis + offset[:, 1, None])[:, :, None] + (matrix[:, 1, 1, None] * axis)[:, None]
+    if field is not None:
         rows += field[0]
         columns += field[1]
     rows = np.clip(rows + centre, -1, SIDE) + (PADDED * np.arange(count, dtype=np.float32) + 1)[:, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from digits_export.recipe import Layer, Network
 
 CLASSES = 10
+FILES = ("model.keras", "model.h5")
 BATCH_NORM_MOMENTUM = 0.95  # averages over some 20 batches: Keras' 0.99 lags behind weights that still move fast
 
 
@@ -58,7 +60,8 @@ def copy(model: Any, network: Network) -> Any:
 def predict(model: Any, vectors: Floats) -> Floats:
     """Return the probabilities (n, 10) of (n, 784) float32 vectors in [0, 1]."""
     shaped = vectors.reshape(-1, *model.input_shape[1:])
-    return np.asarray(model.predict(shaped, batch_size=1000, verbose=0))
+    blocks = [shaped[start : start + 1000] for start in range(0, len(shaped), 1000)]
+    return np.concatenate([np.asarray(model(block, training=False)) for block in blocks])
 
 
 def scale_logits(model: Any, factor: float) -> None:
@@ -74,12 +77,12 @@ def save(model: Any, folder: Path) -> None:
         RuntimeError: A file that was read back answers differently.
     """
     import keras  # noqa: PLC0415
-    from keras.src.legacy.saving import legacy_h5_format  # noqa: PLC0415  (model.save would warn that HDF5 is legacy)
 
-    model.save(folder / "model.keras")
-    legacy_h5_format.save_model_to_hdf5(model, folder / "model.h5", include_optimizer=False)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # HDF5 is wanted; Keras need not say each time that it is old
+    for name in FILES:
+        model.save(folder / name)
     sample = np.random.default_rng(0).random((16, 784), dtype=np.float32)
-    for name in ("model.keras", "model.h5"):
+    for name in FILES:
         again = keras.models.load_model(folder / name, compile=False)
         if not np.array_equal(predict(again, sample), predict(model, sample)):
             raise RuntimeError(f"{folder / name} answers differently from the model it was written from")

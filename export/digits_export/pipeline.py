@@ -17,7 +17,7 @@ import numpy as np
 
 from digits_export import calibration, convert
 from digits_export.data import Floats, Images, Split, to_vectors
-from digits_export.deform import STRIP, deform
+from digits_export.deform import STRIP, Deformation, deform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +40,8 @@ class Pipeline:
     packages: Path
     """Folder of model packages, where a teacher is looked up."""
     workers: int = 1
-    _remembered: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
-    """The teacher's answers by round and block."""
+    _remembered: dict[tuple[Deformation, int, int], Any] = field(default_factory=dict, repr=False)
+    """Targets (the teacher's answers are dear) by deformation, round and block."""
 
     @property
     def steps(self) -> int:
@@ -70,14 +70,16 @@ class Pipeline:
 
     def _submit(self, pool: ThreadPoolExecutor, epoch: int, targets: TargetMaker) -> list[Future[Block]]:
         blocks = range(-(-len(self.data) // STRIP))
-        return [pool.submit(self._prepare, epoch % self.recipe.deformation.rounds, block, targets) for block in blocks]
+        return [pool.submit(self._prepare, epoch, block, targets) for block in blocks]
 
-    def _prepare(self, deformed_round: int, block: int, targets: TargetMaker) -> Block:
+    def _prepare(self, epoch: int, block: int, targets: TargetMaker) -> Block:
         part = self.data.take(slice(block * STRIP, (block + 1) * STRIP))
-        if self.recipe.deformation.is_active:
-            rng = np.random.default_rng((self.recipe.seed, deformed_round, block + 1))
-            part = Split(deform(part.images, self.recipe.deformation, rng), part.labels)
-        key = (deformed_round, block)
+        deformation = self.recipe.deformation_at(epoch)
+        again = epoch % deformation.rounds
+        if deformation.is_active:
+            rng = np.random.default_rng((self.recipe.seed, again, block + 1))
+            part = Split(deform(part.images, deformation, rng), part.labels)
+        key = (deformation, again, block)
         if key not in self._remembered:
             self._remembered[key] = targets(part)
         return part.images, self._remembered[key]

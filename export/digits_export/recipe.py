@@ -78,6 +78,8 @@ class Fit:
     """How the weights are found: Adam, for so many epochs, on such a schedule."""
 
     epochs: int = 10
+    last_epochs: int = 0
+    """So many of these, at the end, under `last_deformation`: real digits are less deformed than those that teach."""
     batch_size: int = 128
     learning_rate: float = 1e-3
     """The highest rate of the run."""
@@ -94,6 +96,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "epochs", self.epochs, "1 or more")
+        _require(0 <= self.last_epochs <= self.epochs, "last_epochs", self.last_epochs, "0 <= last_epochs <= epochs")
         _require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
         _require(
@@ -138,6 +141,12 @@ class Recipe:
     fit: Fit = field(default_factory=Fit)
     targets: Targets = field(default_factory=Targets)
     deformation: Deformation = field(default_factory=Deformation)
+    last_deformation: Deformation = field(default_factory=Deformation)
+    """Takes the place of `deformation` in the last `fit.last_epochs` epochs."""
+
+    def deformation_at(self, epoch: int) -> Deformation:
+        """Return the ranges that hold in an epoch, counted from 0."""
+        return self.last_deformation if epoch >= self.fit.epochs - self.fit.last_epochs else self.deformation
 
 
 def names() -> list[str]:

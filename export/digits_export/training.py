@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from digits_export import models
 from digits_export.pipeline import CLASSES, Pipeline
+from digits_export.recipe import RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from digits_export.data import Mnist
@@ -44,7 +47,14 @@ def set_threads(count: int) -> None:
 
 
 def train(
-    recipe: Recipe, data: Mnist, folder: Path, packages: Path, *, workers: int = 1, quiet: bool = False
+    recipe: Recipe,
+    data: Mnist,
+    folder: Path,
+    packages: Path,
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+    after_epoch: Callable[[int, float], None] = lambda _epoch, _validation: None,
 ) -> tuple[Any, History]:
     """Train a network as the recipe says and return it with its history.
 
@@ -54,10 +64,14 @@ def train(
     Args:
         recipe: What to train, and how.
         data: The images; those for validation are split off here.
-        folder: Holds the checkpoint while training, nothing afterwards.
+        folder: Holds the checkpoint while training, then the network as trained (not yet calibrated) and its history.
         packages: Folder of model packages in which the recipe's teacher is looked up.
         workers: Threads that deform images and ask the teacher.
         quiet: Whether to leave out the progress bar.
+        after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
+
+    Raises:
+        RecipeError: The folder holds the checkpoint of another recipe.
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
@@ -70,7 +84,8 @@ def train(
     kind = "sparse_categorical" if recipe.targets.integer_labels else "categorical"
     model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
-    history = _restore(model, folder)
+    checkpoint = folder / "checkpoint.npz"
+    history = _restore(model, recipe, checkpoint)
 
     shape = recipe.network.input_shape
     inputs = tf.TensorSpec((None, 784), tf.float32)
@@ -83,7 +98,8 @@ def train(
         lambda: pipeline.batches(history.epochs), output_signature=(inputs, answers)
     )
     labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
-    callbacks = [_checkpoint(folder, history), _progress(recipe, history.epochs, quiet)]
+    judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
+    callbacks = [_checkpoint(checkpoint, recipe, history), _progress(recipe, history.epochs, quiet), judge]
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
@@ -97,9 +113,23 @@ def train(
         shuffle=False,  # the pipeline shuffles
         verbose=0,
     )
-    for path in (_weights_path(folder), _history_path(folder)):
-        path.unlink(missing_ok=True)
-    return models.copy(model, recipe.network), history
+    trained = models.copy(model, recipe.network)
+    trained.save(folder / "trained.keras")
+    (folder / "history.json").write_text(json.dumps(asdict(history)))
+    checkpoint.unlink()
+    return trained, history
+
+
+def read_trained(folder: Path) -> tuple[Any, History]:
+    """Return what `train` left in its folder, so that a package can be made again without training again.
+
+    Raises:
+        FileNotFoundError: No training has ended there.
+    """
+    import keras  # noqa: PLC0415
+
+    history = History(**json.loads((folder / "history.json").read_text()))
+    return keras.models.load_model(folder / "trained.keras", compile=False), history
 
 
 def _optimizer(fit: Fit, steps: int) -> Any:
@@ -117,27 +147,28 @@ def _optimizer(fit: Fit, steps: int) -> Any:
     return optimizers.AdamW(rate, weight_decay=fit.weight_decay, **averages)
 
 
-def _weights_path(folder: Path) -> Path:
-    return folder / "checkpoint.weights.h5"
+def _state(model: Any) -> list[Any]:
+    """Return all that training changes: weights, moving averages, dropout's generators, the optimizer's memory."""
+    return [*model.variables, *model.optimizer.variables]
 
 
-def _history_path(folder: Path) -> Path:
-    return folder / "checkpoint.json"
-
-
-def _restore(model: Any, folder: Path) -> History:
-    """Bring the model, its optimizer and dropout generators to where an interrupted training left them, if one did."""
-    if not _history_path(folder).is_file():
+def _restore(model: Any, recipe: Recipe, path: Path) -> History:
+    """Bring the model to where an interrupted training left it, if one did."""
+    if not path.is_file():
         return History()
-    model.load_weights(_weights_path(folder))
-    return History(**json.loads(_history_path(folder).read_text()))
+    with np.load(path) as stored:
+        if str(stored["recipe"]) != repr(recipe):
+            raise RecipeError(f"{path} is the checkpoint of another recipe: remove it, or train in another folder")
+        for number, variable in enumerate(_state(model)):
+            variable.assign(stored[str(number)])
+        return History(**json.loads(str(stored["history"])))
 
 
-def _checkpoint(folder: Path, history: History) -> Any:
+def _checkpoint(path: Path, recipe: Recipe, history: History) -> Any:
     """Return the callback that extends the history and keeps each epoch's end on disk."""
     from keras import callbacks  # noqa: PLC0415
 
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     class Checkpoint(callbacks.Callback):  # type: ignore[misc]
         def on_train_begin(self, _logs: Any = None) -> None:
@@ -148,14 +179,10 @@ def _checkpoint(folder: Path, history: History) -> Any:
                 history.curves.setdefault(name, []).append(round(float(value), 6))
             now = time.perf_counter()
             history.seconds, self.mark = history.seconds + now - self.mark, now
-            part = folder / "part.weights.h5"
-            self.model.save_weights(part)
-            part.replace(_weights_path(folder))
-            # Last: an epoch without its line here never happened. Weights one epoch ahead of it are the price of a
-            # break between these two lines.
-            part_history = folder / "part.json"
-            part_history.write_text(json.dumps({"curves": history.curves, "seconds": history.seconds}))
-            part_history.replace(_history_path(folder))
+            arrays = {str(number): variable.numpy() for number, variable in enumerate(_state(self.model))}
+            part = path.with_suffix(".part.npz")
+            np.savez(part, recipe=repr(recipe), history=json.dumps(asdict(history)), **arrays)
+            part.replace(path)  # in one step: a break leaves the last epoch's file or this one's
 
     return Checkpoint()
 

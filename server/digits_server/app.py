@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,13 +28,13 @@ from digits_server.registry import Package, Registry
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLD = 10_000
+"""New objects after which the collector looks for cycles among them; Python's own 700 come with each wave of calls."""
 INLINE_BELOW_S = 0.001
 """Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
 thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
 INLINE_SHARE = 0.8
 """Share of the best images per second that batches short enough for the event loop must reach to stay there."""
-LATENCY_BUDGET_S = 0.02
-"""Longest run, whatever longer ones would gain: everybody who comes during a run waits for its end."""
 
 
 class Server:
@@ -94,6 +95,10 @@ class Server:
         for name in ("", servicers.SERVICE, *self._registry.names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._transport.server.start()
+        # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         self._is_ready = True
         self._announce(port)
 
@@ -127,7 +132,7 @@ class Server:
         size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
         if not is_inline and not self._config.max_batch_size:
-            size = cost.best_batch_size(LATENCY_BUDGET_S)
+            size = cost.best_batch_size()
         predicted = self._metrics.predicted(package.name, package.labels)
 
         def run(images: Sequence[Images]) -> Predictions:

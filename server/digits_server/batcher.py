@@ -83,6 +83,32 @@ class _Job(Generic[RowsT, AnswersT]):
             self.future.set_exception(error)
 
 
+class Pending(Generic[RowsT, AnswersT]):
+    """A request that a batcher has admitted."""
+
+    __slots__ = ("_batcher", "_jobs")
+
+    def __init__(self, batcher: Batcher[RowsT, AnswersT], jobs: list[_Job[RowsT, AnswersT]]) -> None:
+        self._batcher = batcher
+        self._jobs = jobs
+
+    async def outcomes(self) -> list[Outcome[AnswersT]]:
+        """Return what became of it; a caller who is cancelled meanwhile leaves."""
+        try:
+            if len(self._jobs) == 1:
+                return [await self._jobs[0].future]
+            return await asyncio.gather(*[job.future for job in self._jobs])
+        except BaseException:
+            self.leave()  # if one part has failed, the rest goes too
+            raise
+
+    def leave(self) -> None:
+        """Give up: what still waits is taken out of the queue, and its room is free."""
+        for job in self._jobs:
+            self._batcher.withdraw(job)
+            job.future.cancel()
+
+
 class Batcher(Generic[RowsT, AnswersT]):
     """Runs concurrent requests together. A lone request runs at once; while a batch runs, the next one forms.
 
@@ -156,25 +182,21 @@ class Batcher(Generic[RowsT, AnswersT]):
             DeadlineExpired: The deadline passed while the rows waited.
             Draining: The batcher is closed.
         """
-        jobs = self._admit(rows, deadline)
-        try:
-            if len(jobs) == 1:
-                return [await jobs[0].future]
-            return await asyncio.gather(*[job.future for job in jobs])
-        except BaseException:
-            for job in jobs:  # a caller who leaves, or one of whose parts has failed, takes the rest along
-                self._withdraw(job)
-                job.future.cancel()
-            raise
+        return await self.admit(rows, deadline=deadline).outcomes()
 
     def close(self) -> None:
         """Take nothing new and fail what still waits. A batch that is running ends and answers."""
         self._is_closed = True
         for job in list(self._waiting):
-            self._withdraw(job)
+            self.withdraw(job)
             job.fail(Draining("the server shut down before the request could run"))
 
-    def _admit(self, rows: RowsT, deadline: float) -> list[_Job[RowsT, AnswersT]]:
+    def admit(self, rows: RowsT, *, deadline: float = float("inf")) -> Pending[RowsT, AnswersT]:
+        """Take a request in, as `submit` does, and return at once; its caller must await it, or leave.
+
+        Raises:
+            QueueFull, DeadlineTooShort, Draining: As `submit`.
+        """
         size, now = len(rows), self._clock()
         if self._is_closed:
             raise Draining("the server is shutting down")
@@ -199,9 +221,10 @@ class Batcher(Generic[RowsT, AnswersT]):
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
                 self._watch(deadline)
-        return jobs
+        return Pending(self, jobs)
 
-    def _withdraw(self, job: _Job[RowsT, AnswersT]) -> None:
+    def withdraw(self, job: _Job[RowsT, AnswersT]) -> None:
+        """Take a job out of the queue, if it is still there."""
         if job in self._waiting:
             del self._waiting[job]
             self._waiting_rows -= job.size
@@ -247,7 +270,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         batch: list[_Job[RowsT, AnswersT]] = []
         room = self._max_batch_size
         while self._waiting and (job := next(iter(self._waiting))).size <= room:
-            self._withdraw(job)
+            self.withdraw(job)
             if job.future.done():  # its caller is leaving
                 continue
             if job.deadline <= start:
@@ -319,7 +342,7 @@ class Batcher(Generic[RowsT, AnswersT]):
     def _expire(self) -> None:
         now = self._clock()
         for job in [job for job in self._waiting if job.deadline <= now]:
-            self._withdraw(job)
+            self.withdraw(job)
             job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
         self._expiry, self._expiry_timer = float("inf"), None
         self._watch(min((job.deadline for job in self._waiting), default=float("inf")))

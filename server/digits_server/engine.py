@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,9 @@ BLANK, INVERTED, OUT_OF_RANGE, LOW_CONFIDENCE = 1, 2, 4, 8
 """Bits of the quality flags, as `digits.v1.QualityFlag`."""
 
 _COST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_COST_BUDGET_S = 0.02  # for each size, so that a model is measured in well under half a second
+_COST_BUDGET_S = 0.01  # for each size, so that a model is measured in a tenth of a second
+LATENCY_BUDGET_S = 0.02
+"""Longest run that is measured, and so ever made: everybody who comes during a run waits for its end."""
 
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """(n, 784) images: uint8 from 0 (background) to 255, or float32 in [0, 1]."""
@@ -121,6 +123,18 @@ class CostCurve:
         return self.gain(self.best_batch_size())
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Where images begin to be flagged."""
+
+    low_confidence: float = 0.0
+    """Probability of the best class below which the model abstains."""
+    outlier_score: float = float("inf")
+    """Value of the model's second output above which it abstains."""
+    ink_range: tuple[float, float] = (0.0, 1.0)
+    """Least and most mean ink seen in training."""
+
+
 class Engine:
     """An ONNX model whose first output is the probabilities of the classes.
 
@@ -128,9 +142,7 @@ class Engine:
         model: The .onnx file: one input, float32 (batch, 784) in [0, 1]; first output float32 (batch, classes);
             optionally a second one, float32 (batch,), the higher the less the image looks like a digit.
         threads: Threads that one run may use.
-        low_confidence: Probability of the best class below which an image is flagged.
-        outlier_score: Value of the second output above which an image is flagged.
-        ink_range: Least and most mean ink seen in training; images outside are flagged.
+        limits: Reads from the file's metadata where images begin to be flagged.
 
     Raises:
         ModelRefused: The file can't be loaded, or its input or outputs are not these.
@@ -141,9 +153,7 @@ class Engine:
         model: Path,
         *,
         threads: int = 1,
-        low_confidence: float = 0.0,
-        outlier_score: float = float("inf"),
-        ink_range: tuple[float, float] = (0.0, 1.0),
+        limits: Callable[[Mapping[str, str]], Limits] = lambda _metadata: Limits(),
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -154,10 +164,11 @@ class Engine:
             self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base class for its errors
             raise ModelRefused(f"model.onnx can't be loaded: {error}") from error
-        self._low_confidence = np.float32(low_confidence)
-        self._outlier_score = np.float32(outlier_score)
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        """What the file says about itself."""
+        self._limits = limits(self.metadata)
         self._mean = np.full(PIXELS, 1 / PIXELS, np.float32)
-        self._ink_edges, self._flags = _flag_table(ink_range)
+        self._ink_edges, self._flags = _flag_table(self._limits.ink_range)
         self._input, self._outputs = self._signature()
 
     def _signature(self) -> tuple[str, list[str]]:
@@ -174,11 +185,6 @@ class Engine:
             )
         return inputs[0].name, [o.name for o in outputs]
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the file says about itself."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
-
     def predict(self, images: Sequence[Images]) -> Predictions:
         """Return the answers to all images, in order, from one run.
 
@@ -188,16 +194,18 @@ class Engine:
         x = _vectors(images)  # (n, 784) float32 in [0, 1]
         probabilities, *scores = self._session.run(self._outputs, {self._input: x})
         confidences = np.maximum.reduce(probabilities, axis=1)
-        unsure = confidences < self._low_confidence
+        unsure = confidences < np.float32(self._limits.low_confidence)
         if scores:
-            unsure |= scores[0] > self._outlier_score
+            unsure |= scores[0] > self._limits.outlier_score
         flags = self._flags[self._ink_edges.searchsorted(x.dot(self._mean)), unsure.view(np.uint8)]
         return Predictions(probabilities.argmax(axis=1).astype(np.uint8), confidences, probabilities, flags)
 
-    def measure(self, max_size: int = _COST_SIZES[-1]) -> CostCurve:
-        """Run batches of growing size and return what they cost."""
-        sizes = (*(size for size in _COST_SIZES if size < max_size), max_size)
-        return CostCurve(sizes, tuple(self._time(size) for size in sizes))
+    def measure(self) -> CostCurve:
+        """Run batches of growing size and return what they cost, as far as one takes no longer than the budget."""
+        seconds = [self._time(_COST_SIZES[0])]
+        while len(seconds) < len(_COST_SIZES) and seconds[-1] < LATENCY_BUDGET_S / 2:
+            seconds.append(self._time(_COST_SIZES[len(seconds)]))
+        return CostCurve(_COST_SIZES[: len(seconds)], tuple(seconds))
 
     def _time(self, size: int) -> float:
         batch = [np.zeros((size, PIXELS), np.uint8)]

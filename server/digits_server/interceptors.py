@@ -66,8 +66,13 @@ class Intercepted:
         behaviour: Any = handler.unary_unary or handler.stream_stream
         done = self._metrics.rpc(kind, service, method)
 
+        def end(code: grpc.StatusCode, start: float) -> None:
+            self.in_flight -= 1
+            self._idle.set()
+            done(code, time.perf_counter() - start)
+
         async def call(request: Any, context: Context) -> Any:
-            start, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+            start = time.perf_counter()
             self.in_flight += 1
             try:
                 if self.is_draining:
@@ -75,20 +80,19 @@ class Intercepted:
                 if isinstance(request, ServerError):
                     raise request
                 response = await behaviour(request, context)
-                code = grpc.StatusCode.OK
             except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
                 answer = public(error)
-                code = answer.code
                 if isinstance(answer, Rejected):
                     self._metrics.rejected(answer.reason)
+                end(answer.code, start)  # before the caller can know
                 context.set_trailing_metadata(trailers(answer, pushback=self._transport.allows_pushback))
-                await context.abort(code, answer.message)
+                await context.abort(answer.code, answer.message)
+            except BaseException:
+                end(grpc.StatusCode.CANCELLED, start)
+                raise
             else:
+                end(grpc.StatusCode.OK, start)
                 return response
-            finally:
-                self.in_flight -= 1
-                self._idle.set()
-                done(code, time.perf_counter() - start)
 
         return wrap(
             call,

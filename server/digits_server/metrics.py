@@ -73,34 +73,38 @@ class LazyHistogram(Collector):
         self._kept: dict[tuple[str, ...], deque[float]] = {}
         self._counts: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
-        self._lock = threading.Lock()  # sorting in: a scrape and an observer may meet
+        self._lock = threading.Lock()
 
     def observer(self, *labels: str) -> Callable[[Iterable[float]], None]:
-        """Return what observes numbers under these label values."""
-        if labels not in self._kept:
-            self._counts[labels], self._sums[labels] = np.zeros(len(self._names), np.int64), 0.0
-            self._kept[labels] = deque()
-        kept = self._kept[labels]
+        """Return what observes a few numbers under these label values."""
+        kept = self._kept.setdefault(labels, deque())
 
         def observe(values: Iterable[float]) -> None:
             kept.extend(values)
             if len(kept) >= self._KEEP:
-                self._sort_in(labels)
+                self._sort_kept(labels)
 
         return observe
 
-    def _sort_in(self, labels: tuple[str, ...]) -> None:
+    def sort_in(self, labels: tuple[str, ...], values: npt.NDArray[np.floating]) -> None:
+        """Observe many numbers at once, (n,) of them, under these label values."""
+        counts = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._names))
         with self._lock:
-            kept = self._kept[labels]
-            values = np.array([kept.popleft() for _ in range(len(kept))])  # popleft is atomic, so nothing gets lost
-            self._counts[labels] += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._names))
-            self._sums[labels] += float(values.sum())
+            self._counts[labels] = self._counts.get(labels, 0) + counts
+            self._sums[labels] = self._sums.get(labels, 0.0) + float(values.sum())
+
+    def _sort_kept(self, labels: tuple[str, ...]) -> None:
+        kept = self._kept[labels]
+        with self._lock:  # an observer and a scrape may meet here; others may append meanwhile
+            values = np.array([kept.popleft() for _ in range(len(kept))], np.float64)
+        self.sort_in(labels, values)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the one family of this histogram."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for labels in list(self._kept):
-            self._sort_in(labels)
+            self._sort_kept(labels)
+        for labels in list(self._counts):
             buckets = list(zip(self._names, np.cumsum(self._counts[labels]).tolist(), strict=True))
             family.add_metric(labels, buckets, self._sums[labels])
         yield family
@@ -190,11 +194,10 @@ class Metrics:
         keys = [(model, label) for label in labels]
         values = self._predictions.values
         values.update(dict.fromkeys(keys, 0))
-        confidence = self._confidence.observer(model)
 
         def observe(predictions: Predictions) -> None:
             for digit, count in Counter(predictions.digits_bytes).items():
                 values[keys[digit]] += count
-            confidence(predictions.confidences.tolist())
+            self._confidence.sort_in((model,), predictions.confidences)
 
         return observe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.batcher import Batcher
-from digits_server.engine import CostCurve, Engine, Images, Predictions
+from digits_server.engine import CostCurve, Engine, Images, Limits, Predictions
 from digits_server.errors import ModelRefused, NotFound
 
 log = logging.getLogger(__name__)
@@ -65,17 +65,9 @@ def load_package(folder: Path, *, threads: int) -> Package:
         ModelRefused: Something about it is wrong; the message says what.
     """
     try:
-        metadata = Engine(folder / "model.onnx", threads=threads).metadata
+        engine = Engine(folder / "model.onnx", threads=threads, limits=_limits)
+        metadata = engine.metadata
         labels = tuple(json.loads(metadata["digits.labels"]))
-        abstain = json.loads(metadata["digits.abstain"])
-        ink = json.loads(metadata["digits.reference"])["ink_histogram"]["edges"]
-        engine = Engine(
-            folder / "model.onnx",
-            threads=threads,
-            low_confidence=abstain["confidence"],
-            outlier_score=abstain.get("outlier_score", float("inf")),
-            ink_range=(ink[0], ink[-1]),
-        )
         test_accuracy = float(json.loads(metadata["digits.training"])["test_accuracy"])
         with np.load(folder / "golden.npz") as golden:
             inputs, expected = golden["inputs"], golden["probabilities"]
@@ -92,6 +84,12 @@ def load_package(folder: Path, *, threads: int) -> Package:
     if not difference <= GOLDEN_TOLERANCE:  # also refuses NaN
         raise ModelRefused(f"answers differ from the golden ones by {difference:.2g}; allowed is {GOLDEN_TOLERANCE:g}")
     return Package(folder.parent.name, folder.name, labels, test_accuracy, engine, engine.measure())
+
+
+def _limits(metadata: Mapping[str, str]) -> Limits:
+    abstain = json.loads(metadata["digits.abstain"])
+    ink = json.loads(metadata["digits.reference"])["ink_histogram"]["edges"]
+    return Limits(abstain["confidence"], abstain.get("outlier_score", float("inf")), (ink[0], ink[-1]))
 
 
 class Registry:

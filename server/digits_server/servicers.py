@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -12,8 +13,10 @@ import grpc
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_server import converters, wire
+from digits_server.batcher import Pending
+from digits_server.engine import Images, Predictions
 from digits_server.errors import ServerError, public
-from digits_server.registry import Registry
+from digits_server.registry import Registry, ServedModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
 NO_DEADLINE_S = 1e8
@@ -31,7 +34,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]
     ) -> bytes:
         """Answer one request, with the bytes of a `ClassifyResponse`."""
-        return await self._classify(request, _deadline(context))
+        return await self._admit(request, _deadline(context)).response()
 
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
         self,
@@ -44,38 +47,65 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         read before the caller has taken the oldest answer.
         """
         deadline = _deadline(context)
-        answers: asyncio.Queue[asyncio.Task[bytes | pb.ClassifyStreamResponse] | None] = asyncio.Queue(STREAM_WINDOW)
+        window: asyncio.Queue[_Admitted | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
 
         async def read() -> None:
             async for message in requests:
-                await answers.put(tasks.create_task(self._answer(message, deadline)))
-            await answers.put(None)
+                await window.put(self._try_to_admit(message, deadline))
+            await window.put(None)
 
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(read())
-            while task := await answers.get():
-                await context.write(await task)  # type: ignore[arg-type] # bytes: see wire.py
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(read())
+                while admitted := await window.get():
+                    await context.write(await _stream_response(admitted))  # type: ignore[arg-type] # bytes: see wire.py
+        finally:
+            while not window.empty():  # the stream was cancelled, or its connection is gone
+                if isinstance(left := window.get_nowait(), _Admitted):
+                    left.pending.leave()
 
     async def ListModels(self, _request: pb.ListModelsRequest, _context: object) -> pb.ListModelsResponse:
         """List what can be asked for."""
         return converters.models(self._registry)
 
-    async def _classify(self, request: pb.ClassifyRequest, deadline: float) -> bytes:
+    def _admit(self, request: pb.ClassifyRequest, deadline: float) -> _Admitted:
         model = self._registry.get(request.model, request.version)
         converters.options(request, len(model.package.labels))
-        outcomes = await model.batcher.submit(converters.images(request), deadline=deadline)
-        return converters.response(request, model, outcomes)
+        return _Admitted(request, model, model.batcher.admit(converters.images(request), deadline=deadline))
 
-    async def _answer(
+    def _try_to_admit(
         self, message: pb.ClassifyStreamRequest | ServerError, deadline: float
-    ) -> bytes | pb.ClassifyStreamResponse:
+    ) -> _Admitted | ServerError:
+        """Return the admitted request, or the error that answers it: one message's fault must not end the stream."""
+        if isinstance(message, ServerError):
+            return message
         try:
-            if isinstance(message, ServerError):
-                raise message
-            return wire.stream_response(await self._classify(message.request, deadline))
-        except Exception as error:  # noqa: BLE001 - one message's fault must not end the stream
-            fault = public(error)
-            return pb.ClassifyStreamResponse(error=pb.StreamError(code=fault.code.value[0], message=fault.message))
+            return self._admit(message.request, deadline)
+        except Exception as error:  # noqa: BLE001
+            return public(error)
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """A request on its way through a batcher."""
+
+    request: pb.ClassifyRequest
+    model: ServedModel
+    pending: Pending[Images, Predictions]
+
+    async def response(self) -> bytes:
+        return converters.response(self.request, self.model, await self.pending.outcomes())
+
+
+async def _stream_response(admitted: _Admitted | ServerError) -> bytes:
+    try:
+        if isinstance(admitted, ServerError):
+            raise admitted
+        return wire.stream_response(await admitted.response())
+    except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
+        fault = public(error)
+        status = pb.StreamError(code=fault.code.value[0], message=fault.message)
+        return pb.ClassifyStreamResponse(error=status).SerializeToString()
 
 
 def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:

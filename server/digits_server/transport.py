@@ -13,7 +13,7 @@ from typing import Protocol
 
 import grpc
 
-from digits_server.config import Config
+from digits_server.config import Config, available_cpus
 from digits_server.errors import SettingRefused
 
 FLUSH_S = 0.5
@@ -67,7 +67,10 @@ class Native:
             raise SettingRefused(
                 "--transport", "native needs the package pygrpc-native: digits-server[native]"
             ) from error
-        self.server: grpc.aio.Server = pygrpc_native.aio.server(options=_options(config))
+        # `Server`, not `server()`, to say how many threads do the HTTP/2 work: more than CPUs only take turns.
+        self.server: grpc.aio.Server = pygrpc_native.aio.Server(
+            options=_options(config), io_threads=min(2, available_cpus())
+        )
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> None:
         """As the protocol says. The port stays open meanwhile: callers are told UNAVAILABLE, not refused to connect."""

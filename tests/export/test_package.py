@@ -49,7 +49,8 @@ def test_keras_and_hdf5_and_onnx_agree(small_package, opened, sample, batch):
 
 def test_golden_answers_are_what_the_graph_gives(small_package, opened):
     """A server that loads the package gets Keras' own answers to the golden images, ten of each digit."""
-    golden = np.load(small_package / "golden.npz")
+    with np.load(small_package / "golden.npz") as stored:
+        golden = dict(stored)
     assert (golden["inputs"].shape, golden["inputs"].dtype) == ((100, 784), np.uint8)
     assert np.abs(convert.run(opened, data.to_vectors(golden["inputs"]))[0] - golden["probabilities"]).max() <= 1e-5
 

@@ -9,10 +9,12 @@ from packages import image_of, write_package
 from digits_server.engine import (
     BLANK,
     INVERTED,
+    LATENCY_BUDGET_S,
     LOW_CONFIDENCE,
     OUT_OF_RANGE,
     CostCurve,
     Engine,
+    Limits,
 )
 from digits_server.errors import ModelRefused
 
@@ -20,7 +22,7 @@ from digits_server.errors import ModelRefused
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     folder = write_package(tmp_path_factory.mktemp("engine") / "toy" / "1")
-    return Engine(folder / "model.onnx", low_confidence=0.5, ink_range=(0.005, 0.42))
+    return Engine(folder / "model.onnx", limits=lambda _: Limits(low_confidence=0.5, ink_range=(0.005, 0.42)))
 
 
 def test_predicts_all_images_in_order(engine):
@@ -66,7 +68,7 @@ def test_second_output_flags_outliers(tmp_path):
     model.graph.node.append(helper.make_node("ReduceSum", ["vectors", "axes"], ["outlier_score"], keepdims=0))
     model.graph.output.append(helper.make_tensor_value_info("outlier_score", TensorProto.FLOAT, ["batch"]))
     onnx.save(model, folder / "model.onnx")
-    engine = Engine(folder / "model.onnx", outlier_score=30.0)
+    engine = Engine(folder / "model.onnx", limits=lambda _: Limits(outlier_score=30.0))
     bold = image_of(3)
     bold[400:500] = 60
     assert engine.predict([np.stack([image_of(3), bold])]).flags.tolist() == [0, LOW_CONFIDENCE]
@@ -85,9 +87,11 @@ def test_cost_curve_finds_the_best_batch():
 
 
 def test_measures_what_runs_cost(engine):
-    """The measured curve has a positive time for each size up to the limit."""
-    curve = engine.measure(max_size=48)
-    assert curve.sizes == (1, 2, 4, 8, 16, 32, 48)
+    """The measured curve has a positive time for each size, and stops at the budget of a run."""
+    curve = engine.measure()
+    assert curve.sizes[:7] == (1, 2, 4, 8, 16, 32, 64)
+    assert len(curve.seconds) == len(curve.sizes)
+    assert all(seconds < LATENCY_BUDGET_S / 2 for seconds in curve.seconds[:-1])
     assert all(seconds > 0 for seconds in curve.seconds)
 
 

@@ -1,0 +1,108 @@
+"""Training: repeatable, and resumed after a break as if there had been none."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from digits_export import models, recipe, training
+from digits_export.data import Mnist
+
+CHILD = """
+import os, pickle, signal, sys
+from pathlib import Path
+from digits_export import training
+job, folder = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
+def kill(epoch, validation):
+    if epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+training.train(*job, folder, folder, quiet=True, after_epoch=kill)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(sample):
+    """Return 640 training images."""
+    return Mnist(sample.train.take(slice(0, 640)), sample.test)
+
+
+@pytest.fixture(scope="module")
+def everything(small_recipe):
+    """Return a recipe with all that has a state: dropout, schedule, averages, deformation."""
+    fit = recipe.Fit(epochs=4, batch_size=64, warmup_epochs=1, cosine=True, averaging=0.9, weight_decay=1e-4)
+    return dataclasses.replace(
+        small_recipe, fit=fit, deformation=recipe.Deformation(rotation_deg=10, elastic_px=0.5, rounds=3)
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, everything, tmp_path_factory):
+    """Return the weights and history of a training without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    model, history = training.train(everything, tiny, folder, folder, quiet=True)
+    return model.get_weights(), history
+
+
+def _same(left, right):
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_the_same_seed_gives_the_same_weights(tiny, everything, unbroken, tmp_path):
+    """Two trainings of one recipe end in the same weights to the last bit; another seed does not."""
+    model, _ = training.train(everything, tiny, tmp_path / "a", tmp_path, workers=2, quiet=True)
+    other, _ = training.train(dataclasses.replace(everything, seed=8), tiny, tmp_path / "b", tmp_path, quiet=True)
+    assert _same(model.get_weights(), unbroken[0])
+    assert not _same(other.get_weights(), unbroken[0])
+
+
+def test_a_killed_training_resumes_as_if_nothing_had_happened(tiny, everything, unbroken, tmp_path):
+    """A process killed in its second epoch, started again, ends in the weights of an unbroken training."""
+    import pickle  # noqa: PLC0415
+
+    job = tmp_path / "job"
+    job.write_bytes(pickle.dumps((everything, tiny)))
+    killed = subprocess.run([sys.executable, "-c", CHILD, str(job), str(tmp_path)], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    epochs = []
+    model, history = training.train(
+        everything, tiny, tmp_path, tmp_path, quiet=True, after_epoch=lambda epoch, _: epochs.append(epoch)
+    )
+    assert epochs == [2, 3]
+    assert _same(model.get_weights(), unbroken[0])
+    assert history.curves == unbroken[1].curves
+
+
+def test_the_checkpoint_of_another_recipe_is_refused(tiny, everything, small_recipe, tmp_path):
+    """A folder in which another recipe was interrupted is named, and nothing in it is touched."""
+
+    def interrupt(_epoch, _validation):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(everything, tiny, tmp_path, tmp_path, quiet=True, after_epoch=interrupt)
+    with pytest.raises(recipe.RecipeError, match="checkpoint of another recipe"):
+        training.train(small_recipe, tiny, tmp_path, tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.npz").is_file()
+
+
+def test_what_training_left_can_be_read_again(tiny, small_recipe, tmp_path):
+    """The trained network and its history stay in the folder, the checkpoint does not."""
+    model, history = training.train(small_recipe, tiny, tmp_path, tmp_path, quiet=True)
+    again, told = training.read_trained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"trained.keras", "history.json"}
+    assert told == history
+    assert np.array_equal(models.predict(again, tiny.test.vectors), models.predict(model, tiny.test.vectors))
+
+
+@pytest.mark.parametrize("name", ["ann-flatten", "digits-cnn"])
+def test_images_and_integer_labels_train_too(name, tiny, tmp_path):
+    """Recipes that want images or integer labels learn from the same pipeline."""
+    whole = recipe.load(name)
+    short = dataclasses.replace(whole, fit=recipe.Fit(epochs=3, batch_size=32))
+    _, history = training.train(short, tiny, tmp_path, tmp_path, quiet=True)
+    assert history.curves["loss"][2] < history.curves["loss"][0]
