@@ -13,6 +13,7 @@ from conftest import ROOT
 from gateways import conforms, start_gateway
 from openapi_spec_validator import validate
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from digits_client import DigitClient
 from digits_client.testing import FakeAsyncDigitClient
@@ -42,9 +43,10 @@ def problem(response, status):
     return body["detail"]
 
 
-def png(size, mode="L", color=255):
-    file = io.BytesIO()
-    Image.new(mode, size, color).save(file, "PNG")
+def png(size, mode="L", color=255, text=""):
+    file, info = io.BytesIO(), PngInfo()
+    info.add_text("comment", text, zip=True)
+    Image.new(mode, size, color).save(file, "PNG", pnginfo=info)
     return file.getvalue()
 
 
@@ -119,6 +121,7 @@ def test_blank_picture_abstains(http):
         (json.dumps({"vector": [float("nan")] * 784}).encode(), "application/json", 400, "allowed is 0 to 1"),
         (b"no picture", "image/png", 400, "no PNG or JPEG"),
         (png((100, 100))[:60], "image/png", 400, "can't be decoded"),
+        (png((50, 50), text="x" * 3_000_000), "image/png", 400, "no PNG or JPEG"),  # 3 KB that unpack to 3 MB
         (b"GIF89a", "image/gif", 415, "image/gif; allowed are application/json"),
         (b"", "", 415, "none; allowed are"),
         (png((5001, 5000), "1", 1), "image/png", 413, "5001 x 5000; allowed are 25,000,000 pixels"),

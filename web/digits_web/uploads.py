@@ -23,6 +23,9 @@ ENOUGH = 1024
 """Side that large pictures are scaled down to before anything is computed on them: the model sees 28."""
 KINDS = "application/json, application/octet-stream, image/png and image/jpeg"
 
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are not what they say."""
+
 _one_at_a_time = asyncio.Semaphore(1)  # for large pictures, so that memory is bounded: 25 megapixels are 100 MB
 
 
@@ -113,7 +116,7 @@ async def from_picture(raw: bytes) -> Rows:
     """
     try:
         picture = Image.open(io.BytesIO(raw), formats=["PNG", "JPEG"])  # reads the size, decodes nothing yet
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*BROKEN, UnidentifiedImageError) as error:
         raise InvalidImage(f"body: {len(raw)} bytes that are no PNG or JPEG") from error
     if picture.width * picture.height > MAX_PICTURE_PIXELS:
         raise Problem(
@@ -130,5 +133,5 @@ def _prepared(picture: Image.Image) -> Rows:
         if max(picture.size) > ENOUGH:
             picture.thumbnail((ENOUGH, ENOUGH))  # a JPEG is decoded at a fraction of its size
         return row(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # broken behind its first bytes
+    except BROKEN as error:
         raise InvalidImage(f"body: the picture can't be decoded: {error}") from error
