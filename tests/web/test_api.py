@@ -45,7 +45,8 @@ def problem(response, status):
 
 def png(size, mode="L", color=255, text=""):
     file, info = io.BytesIO(), PngInfo()
-    info.add_text("comment", text, zip=True)
+    if text:
+        info.add_text("comment", text, zip=True)
     Image.new(mode, size, color).save(file, "PNG", pnginfo=info)
     return file.getvalue()
 
@@ -127,6 +128,7 @@ def test_blank_picture_abstains(http):
         (png((5001, 5000), "1", 1), "image/png", 413, "5001 x 5000; allowed are 25,000,000 pixels"),
         (b"\0" * (10 * 1024 * 1024 + 1), "application/octet-stream", 413, "at most 10485760 bytes"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_wrong_input_is_refused_in_words(http, content, kind, status, words):
     """What can't be an image is answered with the right status, naming what is wrong and what is allowed."""
