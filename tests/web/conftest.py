@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, start_server
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one that are not tests
 
@@ -34,6 +34,7 @@ def browser():
     """Headless Chromium. Its driver keeps an event loop running, so modules with this fixture have no async tests."""
     if not CHROMIUM.exists():
         pytest.skip(f"no {CHROMIUM} (Debian: apt-get install chromium)")
+    expect.set_options(timeout=30_000)  # its own 5 s are few on a busy machine
     with sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser

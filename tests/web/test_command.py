@@ -1,8 +1,8 @@
 """The command `digits-web`, as its user meets it."""
 
+import socket
 import subprocess
 import sys
-import threading
 
 import httpx
 import pytest
@@ -47,28 +47,22 @@ def test_ready_line_says_where(gateway, shipped):
 def test_sigterm_finishes_requests(shipped):
     """A request that is under way when SIGTERM comes is answered, new ones are refused, and the exit status is 0."""
     gateway = start_gateway(f"--server={shipped.address}")
-    is_sent = threading.Event()
-
-    def slowly():
-        yield bytes(100)
-        is_sent.wait()
-        yield bytes(684)
-
-    answers = []
-    url, kind = f"{gateway.url}/api/classify", {"content-type": "application/octet-stream"}
-    request = threading.Thread(target=lambda: answers.append(httpx.post(url, content=slowly(), headers=kind)))
-    request.start()
-    while httpx.get(f"{gateway.url}/healthz").status_code != 200:  # a later request is answered: the first is there
-        pass
-    gateway.process.terminate()
-    while True:
-        try:
-            httpx.get(f"{gateway.url}/healthz")
-        except httpx.TransportError:
-            break
-    is_sent.set()
-    request.join()
-    assert answers[0].status_code == 200
+    url = httpx.URL(gateway.url)
+    with socket.create_connection((url.host, url.port)) as connection, connection.makefile("rb") as answer:
+        connection.sendall(
+            b"POST /api/classify HTTP/1.1\r\nHost: web\r\nContent-Type: application/octet-stream\r\n"
+            b"Content-Length: 784\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert b" 100 " in answer.readline()  # the gateway waits for the body
+        gateway.process.terminate()
+        while True:
+            try:
+                httpx.get(f"{gateway.url}/healthz")
+            except httpx.TransportError:
+                break
+        connection.sendall(bytes(784))
+        assert answer.readline() == b"\r\n"
+        assert b" 200 " in answer.readline()
     assert gateway.process.wait(30) == 0
 
 
