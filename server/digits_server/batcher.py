@@ -84,7 +84,7 @@ class _Job(Generic[RowsT, AnswersT]):
 
 
 class Pending(Generic[RowsT, AnswersT]):
-    """A request that a batcher has admitted."""
+    """A request that a batcher has admitted: await its outcomes, or leave, once."""
 
     __slots__ = ("_batcher", "_jobs")
 
@@ -96,14 +96,18 @@ class Pending(Generic[RowsT, AnswersT]):
         """Return what became of it; a caller who is cancelled meanwhile leaves."""
         try:
             if len(self._jobs) == 1:
-                return [await self._jobs[0].future]
-            return await asyncio.gather(*[job.future for job in self._jobs])
+                outcomes = [await self._jobs[0].future]
+            else:
+                outcomes = await asyncio.gather(*[job.future for job in self._jobs])
         except BaseException:
             self.leave()  # if one part has failed, the rest goes too
             raise
+        self._batcher.in_flight -= 1
+        return outcomes
 
     def leave(self) -> None:
         """Give up: what still waits is taken out of the queue, and its room is free."""
+        self._batcher.in_flight -= 1
         for job in self._jobs:
             self._batcher.withdraw(job)
             job.future.cancel()
@@ -120,7 +124,8 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_batch_size: Most rows in one run. A larger request is cut into parts of this size.
         max_queue: Most rows waiting; one more is refused.
         cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
-        expect: Told how many requests each batch held and why it ran, returns how many to wait for before the next.
+        expect: Told how many requests each batch held, why it ran, and how many requests are in flight; returns how
+            many to wait for before the next one.
             Not asked where there is an executor: the next batch forms during the run of the one before.
         max_wait_s: Instead of that, how long the first row waits for a full batch.
         executor: Where to run batches that are too long for the event loop.
@@ -135,7 +140,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_batch_size: int,
         max_queue: int,
         cost: Callable[[int], float] = lambda _rows: 0.0,
-        expect: Callable[[int, str], int] = lambda _requests, _release: 1,
+        expect: Callable[[int, str, int], int] = lambda _requests, _release, _in_flight: 1,
         max_wait_s: float = 0.0,
         executor: Executor | None = None,
         on_batch: Callable[[BatchReport], None] = lambda _report: None,
@@ -155,6 +160,8 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._waiting: OrderedDict[_Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
         self._waiting_rows = 0
         self._expected = 1
+        self.in_flight = 0
+        """Requests admitted whose callers have not fetched the answer."""
         self._is_urgent = False  # somebody's deadline does not allow to wait for others
         self._joined = 0  # requests that waited when the hold timer was set
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -221,6 +228,7 @@ class Batcher(Generic[RowsT, AnswersT]):
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
                 self._watch(deadline)
+        self.in_flight += 1
         return Pending(self, jobs)
 
     def withdraw(self, job: _Job[RowsT, AnswersT]) -> None:
@@ -284,7 +292,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         if self._waiting or not room:
             release = "full"
         if self._executor is None:
-            self._expected = self._expect(len(batch), release)
+            self._expected = self._expect(len(batch), release, self.in_flight)
             self._finish(batch, release, start, *self._execute(batch))
         else:
             self._is_running = True

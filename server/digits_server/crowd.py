@@ -23,8 +23,8 @@ class Crowd:
     was held until nobody else came held a request of each. Half of them are worth waiting for: while one half is
     answered the other half joins, and nobody waits for a caller who has left, unless most of them leave at once.
 
-    A lone caller's batches hold one request, so it is never made to wait. Nor is anybody while the process has time
-    to spare.
+    A lone caller never has two requests in flight, so it is never made to wait. Nor is anybody while the process has
+    time to spare.
 
     Args:
         cpus: CPUs that this process may keep busy.
@@ -48,15 +48,21 @@ class Crowd:
         self._is_busy = False
         self._callers = 1
         self._uncounted = 0  # batches since the callers were counted
-        self._has_company = False  # a batch since then held more than one request
+        self._has_company = False  # more than one request was in flight since then
 
-    def __call__(self, requests: int, release: str) -> int:
-        """Return how many requests to wait for, after a batch of `requests` that ran for the reason `release`."""
+    def __call__(self, requests: int, release: str, in_flight: int) -> int:
+        """Return how many requests to wait for before the next batch.
+
+        Args:
+            requests: Requests in the batch that runs now.
+            release: Why it runs now.
+            in_flight: Requests whose callers have not had their answers yet, this batch's included.
+        """
         if self._clock() - self._measured[0] >= WINDOW_S:
             self._measure()
         # Everybody was there, or so it seems: the machine may have paused, so the guess shrinks by half at most.
         self._callers = max(requests, self._callers // 2 if release == "quiet" else self._callers)
-        self._has_company |= requests > 1
+        self._has_company |= in_flight > 1
         self._uncounted += 1
         if not self._is_busy:
             return 1

@@ -51,7 +51,12 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
 
         async def read() -> None:
             async for message in requests:
-                await window.put(self._try_to_admit(message, deadline))
+                admitted = self._try_to_admit(message, deadline)
+                try:
+                    await window.put(admitted)
+                except asyncio.CancelledError:
+                    _leave(admitted)
+                    raise
             await window.put(None)
 
         try:
@@ -61,8 +66,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
                     await context.write(await _stream_response(admitted))  # type: ignore[arg-type] # bytes: see wire.py
         finally:
             while not window.empty():  # the stream was cancelled, or its connection is gone
-                if isinstance(left := window.get_nowait(), _Admitted):
-                    left.pending.leave()
+                _leave(window.get_nowait())
 
     async def ListModels(self, _request: pb.ListModelsRequest, _context: object) -> pb.ListModelsResponse:
         """List what can be asked for."""
@@ -95,6 +99,11 @@ class _Admitted:
 
     async def response(self) -> bytes:
         return converters.response(self.request, self.model, await self.pending.outcomes())
+
+
+def _leave(admitted: _Admitted | ServerError | None) -> None:
+    if isinstance(admitted, _Admitted):
+        admitted.pending.leave()
 
 
 async def _stream_response(admitted: _Admitted | ServerError) -> bytes:

@@ -125,7 +125,7 @@ async def test_next_batch_forms_while_one_runs():
 async def test_expected_requests_are_waited_for():
     """Where several are expected the first waits for them, and they run when the last has come."""
     model, reports, loop = Puppet(), [], asyncio.get_running_loop()
-    batcher = make(model, expect=lambda _requests, _release: 3, on_batch=reports.append)
+    batcher = make(model, expect=lambda _requests, _release, _in_flight: 3, on_batch=reports.append)
     await batcher.submit(rows(0))
     tasks = []
     for n in (1, 2, 3):
@@ -137,10 +137,25 @@ async def test_expected_requests_are_waited_for():
     assert loop.now == pytest.approx(0.0015)
 
 
+async def test_expectation_is_told_who_is_there():
+    """What decides how many to wait for learns each batch's requests and how many are in flight, answered ones not."""
+    told = []
+
+    def expect(*facts):
+        told.append(facts)
+        return 1
+
+    batcher = make(Puppet(), expect=expect, max_batch_size=2)
+    await asyncio.gather(*(batcher.submit(rows(n)) for n in range(3)))
+    await batcher.submit(rows(9))
+    assert told == [(2, "full", 3), (1, "joined", 1), (1, "joined", 1)]
+    assert batcher.in_flight == 0
+
+
 async def test_nobody_is_waited_for_in_vain():
     """When nobody has come for a millisecond, those who are there run."""
     reports, loop = [], asyncio.get_running_loop()
-    batcher = make(Puppet(), expect=lambda _requests, _release: 100, on_batch=reports.append)
+    batcher = make(Puppet(), expect=lambda _requests, _release, _in_flight: 100, on_batch=reports.append)
     await batcher.submit(rows(0))
     first = asyncio.create_task(batcher.submit(rows(1)))
     await asyncio.sleep(0.0005)
@@ -154,7 +169,9 @@ async def test_nobody_is_waited_for_in_vain():
 async def test_waiting_for_others_has_an_end():
     """Even if somebody joins all the time, the first request waits 5 ms at most."""
     reports, loop = [], asyncio.get_running_loop()
-    batcher = make(Puppet(), expect=lambda _requests, _release: 100, on_batch=reports.append, max_batch_size=100)
+    batcher = make(
+        Puppet(), expect=lambda _requests, _release, _in_flight: 100, on_batch=reports.append, max_batch_size=100
+    )
     await batcher.submit(rows(0))
     tasks = []
     while len(reports) < 2:
@@ -168,7 +185,7 @@ async def test_waiting_for_others_has_an_end():
 async def test_deadline_does_not_allow_waiting():
     """A request whose deadline is near takes all who wait along at once."""
     model, loop = Puppet(), asyncio.get_running_loop()
-    batcher = make(model, expect=lambda _requests, _release: 100)
+    batcher = make(model, expect=lambda _requests, _release, _in_flight: 100)
     await batcher.submit(rows(0))
     patient = asyncio.create_task(batcher.submit(rows(1)))
     await turns()
@@ -245,6 +262,7 @@ async def test_model_is_not_called_when_all_have_left():
     await turns()
     assert model.batches == []
     assert batcher.waiting_rows == 0
+    assert batcher.in_flight == 0
 
 
 async def test_leaving_while_the_batch_runs_hurts_nobody():
@@ -375,6 +393,7 @@ async def test_failing_part_fails_the_whole_oversize_request():
         await batcher.submit(rows(*range(9)))
     await turns(20)
     assert batcher.waiting_rows == 0
+    assert batcher.in_flight == 0
 
 
 async def test_wrong_number_of_answers_is_an_error():

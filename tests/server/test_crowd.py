@@ -32,7 +32,7 @@ def test_lone_caller_is_never_made_to_wait(times):
     crowd = crowd_on(times)
     for _ in range(10 * COUNT_EVERY):
         times.work(1.0)
-        assert crowd(1, "joined") == 1
+        assert crowd(1, "joined", 1) == 1
 
 
 def test_nobody_waits_while_there_is_time_to_spare(times):
@@ -40,7 +40,7 @@ def test_nobody_waits_while_there_is_time_to_spare(times):
     crowd = crowd_on(times)
     for _ in range(10 * COUNT_EVERY):
         times.work(0.5)
-        assert crowd(8, "joined") == 1
+        assert crowd(8, "joined", 8) == 1
 
 
 @pytest.mark.parametrize(("share", "others", "cpus"), [(0.9, 0.0, 2), (0.4, 0.5, 1)])
@@ -48,19 +48,28 @@ def test_half_of_the_callers_are_waited_for_when_busy(times, share, others, cpus
     """Whether the event loop or the only CPU is the bottleneck: once counted, half of the callers make a batch."""
     crowd = crowd_on(times, cpus)
     times.work(share, other_threads=others)
-    assert crowd(2, "joined") == 1
-    while crowd(2, "joined") != ALL:
+    assert crowd(2, "joined", 2) == 1
+    while crowd(2, "joined", 2) != ALL:
         times.work(share, other_threads=others)
-    assert crowd(64, "quiet") == 32
-    assert crowd(33, "joined") == 32
+    assert crowd(64, "quiet", 64) == 32
+    assert crowd(33, "joined", 33) == 32
+
+
+def test_stream_of_single_requests_is_a_crowd(times):
+    """Requests that run one by one while others are in flight, as those of a stream do, are counted like callers."""
+    crowd = crowd_on(times)
+    times.work(1.0)
+    answers = [crowd(1, "joined", 2) for _ in range(COUNT_EVERY)]
+    assert answers[-1] == ALL
+    assert crowd(64, "quiet", 64) == 32
 
 
 def test_callers_who_left_are_forgotten(times):
     """When fewer come than were expected, fewer are expected, and soon the last one waits for nobody."""
     crowd = crowd_on(times)
     times.work(1.0)
-    assert crowd(64, "joined") == 32
-    expected = [crowd(1, "quiet") for _ in range(6)]
+    assert crowd(64, "joined", 64) == 32
+    expected = [crowd(1, "quiet", 1) for _ in range(6)]
     assert expected == [16, 8, 4, 2, 1, 1]
 
 
@@ -68,5 +77,5 @@ def test_callers_are_counted_again_from_time_to_time(times):
     """Every so many batches one waits until nobody else comes; as the only way to see that the crowd has grown."""
     crowd = crowd_on(times)
     times.work(1.0)
-    answers = [crowd(4, "joined") for _ in range(3 * COUNT_EVERY)]
+    answers = [crowd(4, "joined", 4) for _ in range(3 * COUNT_EVERY)]
     assert [number for number, answer in enumerate(answers, 1) if answer == ALL] == [16, 32, 48]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from packages import image_of, write_package
 
+from digits.v1 import classifier_pb2 as pb
+from digits_server import converters
 from digits_server.batcher import Batcher
 from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.registry import Registry, load_package
@@ -58,6 +60,16 @@ async def test_broken_package_is_refused_and_the_rest_served(tmp_path):
     assert [(refused.version, refused.reason[:34]) for refused in registry.refused] == [
         ("2", "answers differ from the golden one")
     ]
+
+
+async def test_list_tells_who_serves_and_who_was_refused(tmp_path):
+    """ListModels shows a refused version beside the one that serves, with the reason."""
+    write_package(tmp_path / "toy" / "1")
+    write_package(tmp_path / "toy" / "2", golden_error=0.01)
+    serving, refused = converters.models(registry_of(tmp_path)).models
+    assert (serving.version, serving.state, serving.is_default) == ("1", pb.MODEL_STATE_SERVING, True)
+    assert (refused.version, refused.state, refused.is_default) == ("2", pb.MODEL_STATE_REFUSED, False)
+    assert "golden" in refused.reason
 
 
 async def test_folders_that_are_no_versions_are_passed_over(tmp_path):
