@@ -18,7 +18,12 @@ $(VENV)/.serve: requirements/serve.txt proto/pyproject.toml server/pyproject.tom
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e proto -e server -e client
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve
+$(VENV)/.web: requirements/web.txt web/pyproject.toml | $(VENV)/.serve
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/web.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e web
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve $(VENV)/.web
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e export
 	@touch $@
@@ -29,6 +34,10 @@ sync: $(VENV)/.dev  ## install everything: runtime, training, checks
 .PHONY: serve
 serve: $(VENV)/.serve  ## serve the shipped models on 127.0.0.1:50051 (ARGS="--port 6000" for other settings)
 	$(BIN)/digits-server $(ARGS)
+
+.PHONY: web
+web: $(VENV)/.web  ## serve the page to draw on at http://127.0.0.1:8080, beside `make serve` (ARGS="--port 8000")
+	$(BIN)/digits-web $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev  ## run all tests (ARGS="-k batcher" for some)

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-PACKAGES = ["proto", "server", "client", "export"]
+PACKAGES = ["proto", "server", "client", "export", "web"]
 HEAVY = {"tensorflow", "keras", "onnxruntime", "onnx", "tf2onnx", "matplotlib", "prometheus_client", "uvloop", "PIL"}
 
 

@@ -22,7 +22,7 @@ from conftest import ROOT
 from digits_client import DigitClient
 
 BIN = Path(sys.executable).parent
-PORTS = ("GRPC_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "LOCUST_PORT")
+PORTS = ("GRPC_PORT", "METRICS_PORT", "WEB_PORT", "PROMETHEUS_PORT", "LOCUST_PORT")
 PATIENCE_S = 60
 """For what takes seconds on an idle machine."""
 
@@ -170,6 +170,21 @@ def test_digits_are_recognised_through_the_published_port(stack, mnist):
     call = 'grpc_server_handled_total{grpc_method="Classify",grpc_code="OK"}'
     eventually(lambda: stack.query(f"sum({call})"), lambda calls: calls == 2)
     eventually(lambda: stack.query("sum(digits_predictions_total)"), lambda count: count == 1 + len(images))
+
+
+def test_page_reaches_the_server_by_its_name(stack, mnist):
+    """The web page is served on its published port, and its API answers with the server's digits and figures."""
+    images, labels = mnist
+    url = f"http://127.0.0.1:{stack.ports['WEB_PORT']}"
+    with urllib.request.urlopen(url, timeout=10) as page:
+        assert "<title>Digits</title>" in page.read().decode()
+    request = urllib.request.Request(
+        f"{url}/api/classify", images[0].tobytes(), {"content-type": "application/octet-stream"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["digit"] == labels[0]
+    with urllib.request.urlopen(f"{url}/api/stats", timeout=10) as answer:
+        assert json.load(answer)["source"] == "http://server:9464/metrics"
 
 
 def test_server_container_is_locked_down(stack):

@@ -1,0 +1,223 @@
+"""The JSON API, asked over HTTP of a real gateway in front of a real server."""
+
+import gzip
+import io
+import json
+import socket
+import tomllib
+
+import httpx
+import numpy as np
+import pytest
+from conftest import ROOT
+from gateways import conforms, start_gateway
+from openapi_spec_validator import validate
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from digits_client import DigitClient
+from digits_client.testing import FakeAsyncDigitClient
+from digits_web.app import HEADERS, Config, create_app
+
+SAMPLES = ROOT / "docs/samples"
+
+
+@pytest.fixture(scope="module")
+def http(gateway):
+    with httpx.Client(base_url=gateway.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def seven():
+    """MNIST's first test image, (784,) uint8; it shows a 7."""
+    path = ROOT / "tests/data/mnist/t10k-images-idx3-ubyte.gz"
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, count=784, offset=16)
+
+
+def problem(response, status):
+    """Assert that an answer tells of a problem as described; return the sentence."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    body = conforms(response.json(), "Problem")
+    assert body["status"] == status
+    return body["detail"]
+
+
+def png(size, mode="L", color=255, text=""):
+    file, info = io.BytesIO(), PngInfo()
+    if text:
+        info.add_text("comment", text, zip=True)
+    Image.new(mode, size, color).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def classify(http, content, kind):
+    return http.post("/api/classify", content=content, headers={"content-type": kind})
+
+
+def test_description_is_valid_and_complete(http):
+    """The API describes itself by valid OpenAPI, of this version, with each of its paths and no other."""
+    described = http.get("/api/openapi.json").json()
+    validate(described)
+    assert (
+        described["info"]["version"] == tomllib.loads((ROOT / "web/pyproject.toml").read_text())["project"]["version"]
+    )
+    (api,) = (route for route in create_app(Config()).routes if route.path == "/api")
+    assert set(described["paths"]) == {f"/api{route.path}" for route in api.routes} - {"/api/openapi.json"}
+
+
+def test_all_kinds_of_body_give_the_same_answer(http, gateway, shipped, seven):
+    """JSON pixels, JSON vectors, flat or in rows, raw bytes and a PNG of one image are answered as the SDK answers."""
+    with DigitClient(shipped.address) as client:
+        expected = client.classify(seven)
+    file = io.BytesIO()
+    Image.fromarray(seven.reshape(28, 28)).save(file, "PNG")
+    for content, kind in [
+        (seven.tobytes(), "application/octet-stream"),
+        (json.dumps({"pixels": seven.tolist()}), "application/json"),
+        (json.dumps({"pixels": seven.reshape(28, 28).tolist()}), "application/json; charset=utf-8"),
+        (json.dumps({"vector": (seven / 255).tolist()}), "application/json"),
+        (json.dumps({"vector": (seven / 255).reshape(28, 28).tolist()}), "application/json"),
+        (file.getvalue(), "image/png"),
+    ]:
+        answer = conforms(classify(http, content, kind).raise_for_status().json(), "Prediction")
+        assert (answer["digit"], answer["abstains"], answer["quality"]) == (7, False, [])
+        assert answer["top"][0] == {"digit": 7, "probability": answer["confidence"]}
+        np.testing.assert_allclose(answer["probabilities"], expected.probabilities, atol=2e-6)  # 6 digits are given
+        assert answer["pixels"] == seven.tolist()
+
+
+@pytest.mark.parametrize("width", [300, 3000])
+def test_photograph_is_recognised_at_any_size(http, width):
+    """A JPEG of a digit on paper is prepared as MNIST was, also when it is so large that it is scaled down first."""
+    file = io.BytesIO()
+    Image.open(SAMPLES / "photo-of-4.jpg").resize((width, width * 3 // 4)).save(file, "JPEG")
+    answer = classify(http, file.getvalue(), "image/jpeg").raise_for_status().json()
+    assert answer["digit"] == 4
+    ink = np.array(answer["pixels"]).reshape(28, 28)
+    assert ink.max() > 200
+    assert not ink[:3].any()
+
+
+def test_blank_picture_abstains(http):
+    """White paper is answered, as blank and with abstention."""
+    answer = classify(http, png((200, 200)), "image/png").raise_for_status().json()
+    assert answer["abstains"]
+    assert "BLANK" in answer["quality"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "words"),
+    [
+        (b"\0" * 783, "application/octet-stream", 400, "783 bytes; allowed are 784"),
+        (b"{", "application/json", 400, "not JSON"),
+        (b"[" * 100_000, "application/json", 400, "not JSON"),
+        (b"[1, 2]", "application/json", 400, 'either "pixels" or "vector"'),
+        (b'{"pixels": [], "vector": []}', "application/json", 400, 'either "pixels" or "vector"'),
+        (b'{"pixels": [1, 2]}', "application/json", 400, "784 numbers, or 28 rows of 28"),
+        (b'{"pixels": [[1], [2, 3]]}', "application/json", 400, "784 numbers"),
+        (json.dumps({"pixels": ["1"] * 784}).encode(), "application/json", 400, "784 numbers"),
+        (json.dumps({"pixels": [256] * 784}).encode(), "application/json", 400, "0 background to 255 ink"),
+        (json.dumps({"pixels": [0.5] * 784}).encode(), "application/json", 400, "whole numbers"),
+        (json.dumps({"vector": [float("nan")] * 784}).encode(), "application/json", 400, "allowed is 0 to 1"),
+        (b"no picture", "image/png", 400, "no PNG or JPEG"),
+        (png((100, 100))[:60], "image/png", 400, "can't be decoded"),
+        (png((50, 50), text="x" * 3_000_000), "image/png", 400, "no PNG or JPEG"),  # 3 KB that unpack to 3 MB
+        (b"GIF89a", "image/gif", 415, "image/gif; allowed are application/json"),
+        (b"", "", 415, "none; allowed are"),
+        (png((5001, 5000), "1", 1), "image/png", 413, "5001 x 5000; allowed are 25,000,000 pixels"),
+        (b"\0" * (10 * 1024 * 1024 + 1), "application/octet-stream", 413, "at most 10485760 bytes"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
+)
+def test_wrong_input_is_refused_in_words(http, content, kind, status, words):
+    """What can't be an image is answered with the right status, naming what is wrong and what is allowed."""
+    assert words in problem(classify(http, content, kind), status)
+
+
+def test_body_without_a_length_is_limited_too(http):
+    """A body that does not say how long it is is cut off at the limit."""
+
+    def endless():
+        for _ in range(200):
+            yield b"\0" * 65536
+
+    assert "at most 10485760 bytes" in problem(classify(http, endless(), "application/octet-stream"), 413)
+
+
+def test_unknown_path_and_method(http):
+    """What the API does not have is refused in words."""
+    assert "/api/openapi.json" in problem(http.get("/api/nothing"), 404)
+    assert "GET /api/classify" in problem(http.get("/api/classify"), 405)
+
+
+def test_models_and_health(http, shipped):
+    """The models and the health are the server's."""
+    models = conforms(http.get("/api/models").raise_for_status().json(), "Models")["models"]
+    assert [(model["name"], model["is_serving"]) for model in models if model["is_default"]] == [("digits-mlp", True)]
+    health = conforms(http.get("/api/health").raise_for_status().json(), "Health")
+    assert health == {"ready": True, "server": shipped.address}
+
+
+def test_answers_carry_the_security_headers(http):
+    """Page, files, API and errors alike; the page keeps nothing inline that the policy would forbid."""
+    for path in ("/", "/page.js", "/samples/0.png", "/api/models", "/api/nothing", "/nothing"):
+        headers = http.get(path).headers
+        assert HEADERS.items() <= headers.items()
+        assert headers["cache-control"] == ("no-store" if path.startswith("/api/") else "no-cache")
+        assert "server" not in headers
+    page = http.get("/").text
+    assert "<style" not in page
+    assert ' style="' not in page
+    assert page.count("<script") == page.count('<script type="module" src=')
+
+
+def test_no_path_leads_out_of_the_page(http):
+    """Files beside the page are not served."""
+    for path in ("/../openapi.json", "/..%2fopenapi.json", "/%2e%2e/app.py", "/samples/../../app.py"):
+        assert http.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "words"),
+    [
+        (False, 503, "The server at far:50051 is not ready."),
+        (ZeroDivisionError("secret"), 500, "The gateway failed; its log tells more."),
+    ],
+)
+async def test_unready_server_and_own_faults_are_told_apart(monkeypatch, outcome, status, words):
+    """A server that is up and not ready is 503; a fault of the gateway's own is 500 and keeps its details to itself."""
+
+    class Client(FakeAsyncDigitClient):
+        def __init__(self, server, timeout_s):
+            super().__init__(7)
+
+        async def health(self, *, timeout_s):
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    monkeypatch.setattr("digits_web.app.AsyncDigitClient", Client)
+    app = create_app(Config(server="far:50051"))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://web") as http:
+        assert problem(await http.get("/api/health"), status) == words
+
+
+def test_server_away_is_said_in_words():
+    """Without a server, calls answer 503 with its address and when to try again, and the gateway itself is alive."""
+    with socket.socket() as taken:  # bound, and nobody listens: refused at once
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        gateway = start_gateway(f"--server={address}", f"--metrics-url=http://{address}/metrics")
+        with httpx.Client(base_url=gateway.url, timeout=30) as http:
+            for answer in (
+                classify(http, b"\0" * 784, "application/octet-stream"),
+                http.get("/api/models"),
+                http.get("/api/health"),
+            ):
+                assert f"No server can be reached at {address}" in problem(answer, 503)
+                assert answer.headers["retry-after"] == "1"
+            assert "can't be read" in problem(http.get("/api/stats"), 503)
+            assert http.get("/healthz").text == "ok\n"
+        assert gateway.stop() == 0
