@@ -24,13 +24,14 @@ from digits_client._errors import (
     ServerUnavailable,
     Unsupported,
 )
-from digits_client._images import ImageLike
+from digits_client._images import SIDE, ImageLike, Rows, prepare
 from digits_client._messages import Model, Prediction, Predictions, Quality, Timing
 from digits_client._settings import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Tls
 
 __all__ = [
     "DEFAULT_SERVER",
     "DEFAULT_TIMEOUT_S",
+    "SIDE",
     "AsyncDigitClient",
     "CallError",
     "Cancelled",
@@ -49,9 +50,11 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Quality",
+    "Rows",
     "ServerFault",
     "ServerUnavailable",
     "Timing",
     "Tls",
     "Unsupported",
+    "prepare",
 ]

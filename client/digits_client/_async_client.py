@@ -33,7 +33,9 @@ class AsyncDigitClient(_settings.BaseClient):
     async def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows: see `DigitClient.classify`. Pictures are read in another thread."""
         deadline = asyncio.get_running_loop().time() + self._timeout(timeout_s)
-        row = _images.row(image) if isinstance(image, np.ndarray) else await asyncio.to_thread(_images.row, image)
+        row = (
+            _images.prepare(image) if isinstance(image, np.ndarray) else await asyncio.to_thread(_images.prepare, image)
+        )
         data, is_float = _plan.encoded(row)
         self._connect()
         return await self._merging.classify(data, deadline, is_float=is_float)

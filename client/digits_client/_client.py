@@ -49,7 +49,7 @@ class DigitClient(_settings.BaseClient):
             CallError: The call failed; the class tells how.
             ClientClosed: The client was closed.
         """
-        data, is_float = _plan.encoded(_images.row(image))
+        data, is_float = _plan.encoded(_images.prepare(image))
         request = _wire.request(self._options, data, is_float=is_float)
         return next(_messages.each(_wire.columns(self._ask(_settings.CLASSIFY, request, timeout_s), 1)))
 

@@ -27,7 +27,7 @@ ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.generic]
 """A file's path, the bytes of a PNG or JPEG, a PIL image, or a (28, 28) or (784,) array."""
 
 
-def row(image: ImageLike) -> Rows:
+def prepare(image: ImageLike) -> Rows:
     """Return one image as (1, 784) uint8 or float32.
 
     Raises:
@@ -45,7 +45,7 @@ def row(image: ImageLike) -> Rows:
 
 
 def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
-    """Return many images as (n, 784): one array of them, or any number of things that `row` takes.
+    """Return many images as (n, 784): one array of them, or any number of things that `prepare` takes.
 
     uint8 if all are, else float32.
 
@@ -55,7 +55,7 @@ def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
     if isinstance(images, np.ndarray):
         many = _array(images, (-1, PIXELS), (-1, SIDE, SIDE))
     else:
-        many = _joined([row(image) for image in images])
+        many = _joined([prepare(image) for image in images])
     if not len(many):
         raise InvalidImage("images: there are none")
     return many

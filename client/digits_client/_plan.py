@@ -101,7 +101,7 @@ class Stream:
         """Return the message that asks for an image."""
         data, is_float = b"", False
         try:
-            data, is_float = encoded(_images.row(image))
+            data, is_float = encoded(_images.prepare(image))
         except InvalidImage as error:
             self._unreadable[self._sent] = error
         self._sent += 1

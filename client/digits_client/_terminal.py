@@ -42,7 +42,7 @@ def as_json(name: str, result: Prediction | DigitsError) -> str:
 
 def drawing(image: _images.ImageLike, prediction: Prediction) -> str:
     """Return the 28 x 28 image that the server got, with a bar for each digit beside it."""
-    ink = _images.row(image).reshape(_images.SIDE // 2, 2, _images.SIDE).mean(axis=1) / 255  # two rows a line
+    ink = _images.prepare(image).reshape(_images.SIDE // 2, 2, _images.SIDE).mean(axis=1) / 255  # two rows a line
     shades = np.ceil(ink * (len(SHADES) - 1)).astype(int)
     left = ["".join(SHADES[shade] for shade in row) for row in shades]
     bars = [

@@ -30,7 +30,7 @@ def centre_of_mass(image):
 def test_arrays_are_taken_as_they_are(shape, dtype):
     """An array of either shape keeps its values; floats become float32."""
     array = (np.arange(784) % 2).reshape(shape).astype(dtype)
-    row = _images.row(array)
+    row = _images.prepare(array)
     assert row.shape == (1, 784)
     assert row.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
     np.testing.assert_array_equal(row.ravel(), array.ravel())
@@ -52,7 +52,7 @@ def test_arrays_are_taken_as_they_are(shape, dtype):
 def test_what_is_no_image_is_named(image, complaint):
     """The error says what was given and what is allowed."""
     with pytest.raises(InvalidImage, match=complaint):
-        _images.row(image)
+        _images.prepare(image)
 
 
 def test_all_kinds_of_picture_are_the_same(tmp_path):
@@ -60,7 +60,7 @@ def test_all_kinds_of_picture_are_the_same(tmp_path):
     picture = strokes()
     picture.save(tmp_path / "bar.png")
     data = (tmp_path / "bar.png").read_bytes()
-    rows = [_images.row(image) for image in (tmp_path / "bar.png", str(tmp_path / "bar.png"), data, picture)]
+    rows = [_images.prepare(image) for image in (tmp_path / "bar.png", str(tmp_path / "bar.png"), data, picture)]
     for row in rows[1:]:
         np.testing.assert_array_equal(row, rows[0])
 
@@ -70,14 +70,14 @@ def test_all_kinds_of_picture_are_the_same(tmp_path):
 )
 def test_ink_ends_up_bright_on_dark(paper, ink):
     """Whatever the colours, the paper becomes 0 and the ink 255."""
-    image = square(_images.row(strokes(paper=paper, ink=ink)))
+    image = square(_images.prepare(strokes(paper=paper, ink=ink)))
     assert image[0, 0] == 0
     assert image.max() > 250
 
 
 def test_ink_is_scaled_into_the_box_and_centred():
     """The ink fits in 20 x 20 with its proportions kept, its centre of mass in the middle, wherever it was drawn."""
-    image = square(_images.row(strokes()))
+    image = square(_images.prepare(strokes()))
     rows, columns = np.flatnonzero(image.max(axis=1) > 50), np.flatnonzero(image.max(axis=0) > 50)
     assert len(rows) == 20
     assert len(columns) == pytest.approx(20 * 31 / 181, abs=1)
@@ -88,21 +88,21 @@ def test_lopsided_ink_is_centred_by_mass_not_by_box():
     """A heavy foot pulls the centre: it is the mass that is put in the middle."""
     picture = strokes(box=(60, 40, 75, 220))
     ImageDraw.Draw(picture).rectangle((60, 190, 160, 220), fill="black")
-    assert centre_of_mass(square(_images.row(picture))) == pytest.approx((13.5, 13.5), abs=0.6)
+    assert centre_of_mass(square(_images.prepare(picture))) == pytest.approx((13.5, 13.5), abs=0.6)
 
 
 def test_prepared_images_pass_unchanged():
     """A 28 x 28 picture, as MNIST's own, keeps its pixels."""
     pixels = np.zeros((28, 28), np.uint8)
     pixels[4:24, 10:14] = np.linspace(20, 255, 80).reshape(20, 4)
-    np.testing.assert_array_equal(square(_images.row(Image.fromarray(pixels))), pixels)
+    np.testing.assert_array_equal(square(_images.prepare(Image.fromarray(pixels))), pixels)
 
 
 def test_transparency_is_paper():
     """A drawing on a transparent ground is black on white."""
     picture = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
     ImageDraw.Draw(picture).rectangle((40, 20, 55, 80), fill=(0, 0, 0, 255))
-    image = square(_images.row(picture))
+    image = square(_images.prepare(picture))
     assert image[0, 0] == 0
     assert image[14, 14] > 250
 
@@ -115,12 +115,12 @@ def test_photos_turned_by_their_camera_are_turned_back():
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to view"
     file = io.BytesIO()
     turned.save(file, "PNG", exif=exif)
-    np.testing.assert_allclose(square(_images.row(file.getvalue())), square(_images.row(upright)), atol=2)
+    np.testing.assert_allclose(square(_images.prepare(file.getvalue())), square(_images.prepare(upright)), atol=2)
 
 
 def test_empty_paper_is_blank():
     """A picture without ink gives an image without ink."""
-    assert _images.row(Image.new("L", (100, 100), 255)).max() == 0
+    assert _images.prepare(Image.new("L", (100, 100), 255)).max() == 0
 
 
 @pytest.mark.parametrize("shape", [(5, 784), (5, 28, 28)])

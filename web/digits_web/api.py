@@ -10,8 +10,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from digits_client import AsyncDigitClient, Prediction, Quality
-from digits_client._images import Rows
+from digits_client import AsyncDigitClient, Prediction, Quality, Rows
 from digits_web import uploads
 from digits_web.problems import Problem
 from digits_web.stats import Stats

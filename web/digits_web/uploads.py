@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from starlette.requests import Request
 
-from digits_client import InvalidImage
-from digits_client._images import SIDE, Rows, row  # not public yet; a user of the SDK has no name for "prepare"
+from digits_client import SIDE, InvalidImage, Rows, prepare
 from digits_web.problems import Problem
 
 PIXELS = SIDE * SIDE
@@ -92,10 +91,10 @@ def from_json(raw: bytes) -> Rows:
     if numbers is None or numbers.shape not in {(PIXELS,), (SIDE, SIDE)}:
         raise InvalidImage(f"{name}: allowed are {PIXELS} numbers, or {SIDE} rows of {SIDE}")
     if name == "vector":
-        return row(numbers.astype(np.float32))
+        return prepare(numbers.astype(np.float32))
     if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > 255:
         raise InvalidImage("pixels: allowed are whole numbers, 0 background to 255 ink")
-    return row(numbers.astype(np.uint8))
+    return prepare(numbers.astype(np.uint8))
 
 
 def _numbers(values: Any) -> npt.NDArray[np.generic] | None:
@@ -132,6 +131,6 @@ def _prepared(picture: Image.Image) -> Rows:
     try:
         if max(picture.size) > ENOUGH:
             picture.thumbnail((ENOUGH, ENOUGH))  # a JPEG is decoded at a fraction of its size
-        return row(picture)
+        return prepare(picture)
     except BROKEN as error:
         raise InvalidImage(f"body: the picture can't be decoded: {error}") from error
