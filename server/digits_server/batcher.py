@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
+from digits_server.jobs import AnswersT, Job, Outcome, Part, RowsT, answer, cut
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -23,35 +23,6 @@ QUIET_S = 0.001
 """If nobody joins a batch for so long, nobody is coming. Not shorter: uvloop's timers tick in milliseconds."""
 MAX_HOLD_S = 0.005
 """How long a batch may be held for others to join, as long as they do."""
-
-
-class Rows(Protocol):
-    """Rows that can be counted and cut, such as a numpy array."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice, /) -> Self: ...
-
-
-RowsT = TypeVar("RowsT", bound=Rows)
-AnswersT = TypeVar("AnswersT", bound=Sized)
-_Part = tuple[AnswersT, int, int]
-"""A batch's answers, and from which row to which they belong to a job."""
-
-
-@dataclass(slots=True)
-class Outcome(Generic[AnswersT]):
-    """What became of one request, or of one part of a request larger than a batch."""
-
-    answers: AnswersT
-    """Those of the whole batch; the request's own are rows `start` to `end`."""
-    start: int
-    end: int
-    queue_s: float
-    """Time from submission until the batch began to run."""
-    inference_s: float
-    """Time the batch ran."""
-    batch_size: int
-    """Rows in the batch, other callers' included."""
 
 
 @dataclass(slots=True)
@@ -68,27 +39,12 @@ class BatchReport:
     """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
 
 
-@dataclass(eq=False, slots=True)
-class _Job(Generic[RowsT, AnswersT]):
-    """At most one batch full of one caller's rows. It owns the future that answers them."""
-
-    rows: RowsT
-    size: int
-    submitted: float
-    deadline: float
-    future: asyncio.Future[Outcome[AnswersT]]
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():  # the caller may have left while the batch ran
-            self.future.set_exception(error)
-
-
 class Pending(Generic[RowsT, AnswersT]):
     """A request that a batcher has admitted: await its outcomes, or leave, once."""
 
     __slots__ = ("_batcher", "_jobs")
 
-    def __init__(self, batcher: Batcher[RowsT, AnswersT], jobs: list[_Job[RowsT, AnswersT]]) -> None:
+    def __init__(self, batcher: Batcher[RowsT, AnswersT], jobs: list[Job[RowsT, AnswersT]]) -> None:
         self._batcher = batcher
         self._jobs = jobs
 
@@ -157,7 +113,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._on_batch = on_batch
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedDict[_Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
+        self._waiting: OrderedDict[Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
         self._waiting_rows = 0
         self._expected = 1
         self.in_flight = 0
@@ -219,8 +175,9 @@ class Batcher(Generic[RowsT, AnswersT]):
                     f"{deadline - now:.4f} s are left, too few for {self._waiting_rows + size} images to run until then"
                 )
             self._is_urgent |= slack_s < 2 * self._max_hold_s
-        parts = [rows] if size <= self._max_batch_size else _cut(rows, self._max_batch_size)
-        jobs = [_Job(part, len(part), now, deadline, self._loop.create_future()) for part in parts]
+        jobs = [
+            Job(part, len(part), now, deadline, self._loop.create_future()) for part in cut(rows, self._max_batch_size)
+        ]
         for job in jobs:
             self._waiting[job] = None
         self._waiting_rows += size
@@ -231,7 +188,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         self.in_flight += 1
         return Pending(self, jobs)
 
-    def withdraw(self, job: _Job[RowsT, AnswersT]) -> None:
+    def withdraw(self, job: Job[RowsT, AnswersT]) -> None:
         """Take a job out of the queue, if it is still there."""
         if job in self._waiting:
             del self._waiting[job]
@@ -275,7 +232,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         """Take the oldest jobs that fit in one batch, and run them."""
         self._is_due = self._is_urgent = False
         start = self._clock()
-        batch: list[_Job[RowsT, AnswersT]] = []
+        batch: list[Job[RowsT, AnswersT]] = []
         room = self._max_batch_size
         while self._waiting and (job := next(iter(self._waiting))).size <= room:
             self.withdraw(job)
@@ -299,32 +256,18 @@ class Batcher(Generic[RowsT, AnswersT]):
             run = self._loop.run_in_executor(self._executor, self._execute, batch)
             run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
 
-    def _execute(self, batch: list[_Job[RowsT, AnswersT]]) -> tuple[list[_Part[AnswersT] | Exception], float]:
+    def _execute(self, batch: list[Job[RowsT, AnswersT]]) -> tuple[list[Part[AnswersT] | Exception], float]:
         """Return a result for each job, and the seconds that took. Touches nothing that the event loop uses."""
         start = self._clock()
-        results = self._attempt(batch)
+        results = answer(batch, self._run)
         return results, self._clock() - start
-
-    def _attempt(self, batch: list[_Job[RowsT, AnswersT]]) -> list[_Part[AnswersT] | Exception]:
-        """Return each job's part of the answers, or the error that this job alone provokes."""
-        ends = list(accumulate([job.size for job in batch]))
-        try:
-            answers = self._run([job.rows for job in batch])
-            if len(answers) != ends[-1]:
-                raise RuntimeError(f"the model answered {len(answers)} rows to {ends[-1]}")
-        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to a caller
-            if len(batch) == 1:
-                return [error]
-            half = len(batch) // 2
-            return self._attempt(batch[:half]) + self._attempt(batch[half:])
-        return [(answers, end - job.size, end) for job, end in zip(batch, ends, strict=True)]
 
     def _finish(
         self,
-        batch: list[_Job[RowsT, AnswersT]],
+        batch: list[Job[RowsT, AnswersT]],
         release: str,
         start: float,
-        results: list[_Part[AnswersT] | Exception],
+        results: list[Part[AnswersT] | Exception],
         inference_s: float,
     ) -> None:
         """Hand out the answers, and see to the next batch."""
@@ -354,7 +297,3 @@ class Batcher(Generic[RowsT, AnswersT]):
             job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
         self._expiry, self._expiry_timer = float("inf"), None
         self._watch(min((job.deadline for job in self._waiting), default=float("inf")))
-
-
-def _cut(rows: RowsT, size: int) -> list[RowsT]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

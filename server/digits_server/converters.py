@@ -8,9 +8,9 @@ import numpy as np
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server import wire
-from digits_server.batcher import Outcome
 from digits_server.engine import PIXELS, Images, Predictions
 from digits_server.errors import InvalidArgument
+from digits_server.jobs import Outcome
 from digits_server.registry import RefusedModel, Registry, ServedModel
 
 MAX_REQUEST_ID = 128

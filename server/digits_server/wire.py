@@ -11,8 +11,8 @@ import struct
 from functools import lru_cache
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.batcher import Outcome
 from digits_server.engine import Predictions
+from digits_server.jobs import Outcome
 
 _LENGTH_DELIMITED = 2  # wire type
 

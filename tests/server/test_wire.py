@@ -6,8 +6,8 @@ from google.protobuf.internal.encoder import _VarintBytes
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server import converters, wire
-from digits_server.batcher import Outcome
 from digits_server.engine import Predictions
+from digits_server.jobs import Outcome
 
 
 def predictions(count, classes=10):
