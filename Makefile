@@ -95,3 +95,7 @@ down:  ## stop the containers; what Prometheus has collected stays
 .PHONY: bench
 bench: $(VENV)/.dev  ## measure one core beside the limits of the same run; wants h2load and two CPUs (ARGS="--seconds 10")
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+.PHONY: bench-sdk
+bench-sdk: $(VENV)/.dev  ## measure the Python client beside the generated stub; wants two CPUs
+	$(BIN)/python loadtests/sdk_bench.py $(ARGS)

@@ -206,6 +206,14 @@ def measure(transport: str, model: str, seconds: int) -> list[Bar]:
     return bars
 
 
+def show(bars: list[Bar]) -> None:
+    """Print the table."""
+    click.echo(f"{'workload':<50} {'transport':<9} {'measured':>10} {'limit':>10} {'ratio':>6}  bar")
+    for bar in bars:
+        figures = f"{bar.measured:>10.0f} {bar.limit:>10.0f} {bar.ratio:>6.2f}"
+        click.echo(f"{bar.workload:<50} {bar.transport:<9} {figures}  {bar.bar} {'pass' if bar.passed else 'MISS'}")
+
+
 def plot(bars: list[Bar], file: Path) -> None:
     """Draw how near each throughput comes to its limit."""
     shares = [bar for bar in bars if bar.bar.startswith(">=")]
@@ -238,13 +246,7 @@ def main(seconds: int, model: str, out: Path, transports: str) -> None:
     if len(rates) == 2:
         native, grpcio = rates["native"].measured, rates["grpcio"].limit
         bars.append(at_least("1 image, 64 in flight: of an empty grpcio handler", "native", native, grpcio, 3.5))
-    click.echo(f"{'workload':<50} {'transport':<9} {'measured':>10} {'limit':>10} {'ratio':>6}  bar")
-    for bar in bars:
-        verdict = "pass" if bar.passed else "MISS"
-        click.echo(
-            f"{bar.workload:<50} {bar.transport:<9} {bar.measured:>10.0f} {bar.limit:>10.0f} {bar.ratio:>6.2f}  "
-            f"{bar.bar} {verdict}"
-        )
+    show(bars)
     out.mkdir(parents=True, exist_ok=True)
     result = {
         "machine": platform.processor() or platform.machine(),
