@@ -81,8 +81,9 @@ def test_the_servers_get_the_deadline():
     with serving(Servicer(classify)) as port, DigitClient(f"127.0.0.1:{port}") as client:
         client.classify(BLANK)
         client.classify(BLANK, timeout_s=1000)
-    assert 0 < left[0] <= _settings.DEFAULT_TIMEOUT_S
-    assert 900 < left[1] < 1100  # gRPC rounds what it sends
+    # gRPC rounds what it sends up, by a tenth at most.
+    assert 0 < left[0] < 1.1 * _settings.DEFAULT_TIMEOUT_S
+    assert 900 < left[1] < 1100
 
 
 def test_calls_go_to_all_servers_of_a_list():
