@@ -38,6 +38,9 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, t
         calls = [stub.Classify.future(request, timeout=30) for _ in range(50)]
         _wait_until(lambda: b" 50.0" in _metric(server, b"digits_queue_depth"))
         server.process.send_signal(signal.SIGTERM)
+        _wait_until(lambda: b"draining" in server.log_file.read_bytes())
+        late = stub.Classify.future(request, timeout=30)
+        assert late.code() == grpc.StatusCode.UNAVAILABLE
         assert [list(call.result().digits) for call in calls] == [[6]] * 50
     assert server.process.wait(30) == 0
 
@@ -78,6 +81,22 @@ def test_grace_bounds_the_drain(toy_models, tmp_path, transport):
         _wait_until(lambda: b" 1.0" in _metric(server, b"digits_queue_depth"))
         assert server.stop() == 0
         assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_cancelled_stream_takes_its_messages_along(toy_models, tmp_path, transport):
+    """What a cancelled stream had in the queue leaves it, and never runs."""
+    server = start_server(
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=10000"
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        message = pb.ClassifyStreamRequest(request=pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1"))
+        call = pb_grpc.DigitClassifierStub(channel).ClassifyStream(iter([message] * 10))
+        _wait_until(lambda: b" 10.0" in _metric(server, b"digits_queue_depth"))
+        call.cancel()
+        _wait_until(lambda: b" 10.0" not in _metric(server, b"digits_queue_depth"))
+        assert _metric(server, b"digits_queue_depth").count(b" 0.0") == 3  # of each version
+        assert _metric(server, b"digits_batches_total") == b""
+    assert server.stop() == 0
 
 
 def _metric(server, name):
