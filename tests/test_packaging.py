@@ -52,9 +52,9 @@ def test_only_the_engine_knows_onnxruntime():
 
 
 def test_versions_agree():
-    """All packages and the head of the CHANGELOG carry one version, and depend on each other at it."""
+    """All packages and the newest release in the CHANGELOG carry one version, and depend on each other at it."""
     projects = [tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"] for name in PACKAGES]
-    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    heading = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert {project["version"] for project in projects} == {heading[1]}
     for project in projects:
         for dependency in project["dependencies"]:

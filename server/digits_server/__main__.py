@@ -40,6 +40,7 @@ def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callabl
 
 
 PORT = click.IntRange(0, 65535)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
@@ -78,6 +79,45 @@ PORT = click.IntRange(0, 65535)
     type=click.IntRange(1024, 2**31 - 1),
     default=Config.max_message_bytes,
     help="Largest request or answer.",
+)
+@setting(
+    "--max-metadata-bytes",
+    type=click.IntRange(1024, 1024**2),
+    default=Config.max_metadata_bytes,
+    help="Most metadata of a call.",
+)
+@setting(
+    "--max-streams",
+    type=click.IntRange(1, 65536),
+    default=Config.max_streams,
+    help="Most calls at once on a connection.",
+)
+@setting(
+    "--max-connections",
+    type=click.IntRange(1, 2**31 - 1),
+    default=None,
+    help="Most connections at once.  [default: 1000; native has no limit]",
+)
+@setting(
+    "--max-idle-s",
+    type=click.FloatRange(0.1, 10**6),
+    default=None,
+    help="How long a connection may be without calls.  [default: 900; native has no limit]",
+)
+@setting(
+    "--min-ping-interval-s",
+    type=click.FloatRange(0.001, 10**6),
+    default=None,
+    help="Who pings more often is disconnected.  [default: 300; native does not mind]",
+)
+@setting("--tls-cert", type=FILE, default=None, help="Certificate chain, PEM: serve TLS. Read again when it changes.")
+@setting("--tls-key", type=FILE, default=None, help="Its private key, PEM.")
+@setting("--tls-client-ca", type=FILE, default=None, help="Clients must show a certificate of these authorities, PEM.")
+@setting("--token-file", type=FILE, default=None, help="Bearer tokens and what they allow, TOML: see docs/security.md.")
+@setting(
+    "--allow-plain-tokens",
+    is_flag=True,
+    help="Take tokens over plain text from other machines, where something else encrypts.",
 )
 @setting(
     "--inference-threads",

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from digits.v1 import classifier_pb2_grpc
 from digits_server import servicers, transport
+from digits_server.access import Access
 from digits_server.batcher import Batcher
 from digits_server.config import Config, available_cpus
 from digits_server.crowd import Crowd
@@ -53,7 +54,8 @@ class Server:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._health = health.aio.HealthServicer()
         self._transport = transport.make(config)
-        self._rpcs = Intercepted(self._transport, self._metrics)
+        self._access = Access(config, self._metrics)
+        self._rpcs = Intercepted(self._transport, self._metrics, self._access.guard)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
@@ -90,7 +92,8 @@ class Server:
             [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._transport.server
         )
 
-        port = transport.bind(self._transport, self._config)
+        port = transport.bind(self._transport, self._config, self._access.credentials())
+        self._watch = asyncio.create_task(self._access.watch())
         self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
         for name in ("", servicers.SERVICE, *self._registry.names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -122,6 +125,7 @@ class Server:
         self._rpcs.is_draining = True
         await self._transport.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
+        self._watch.cancel()
         self._registry.close()
         self._executor.shutdown()
         await asyncio.to_thread(self._pages.close)

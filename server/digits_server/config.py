@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,40 @@ class Config:
     """Most images waiting for one model."""
     max_message_bytes: int = 4 * 1024 * 1024
     """Largest request or answer."""
+    max_metadata_bytes: int = 16 * 1024
+    """Most metadata of a call."""
+    max_streams: int = 1024
+    """Most calls at once on one connection."""
+    max_connections: int | None = None
+    """Most connections at once; None: what the transport takes, see transport.py."""
+    max_idle_s: float | None = None
+    """How long a connection may be without calls; None: as the transport does."""
+    min_ping_interval_s: float | None = None
+    """How often a client may ping; None: as the transport does."""
+    tls_cert: Path | None = None
+    """Certificate chain, PEM; None: plain text."""
+    tls_key: Path | None = None
+    """Its private key, PEM."""
+    tls_client_ca: Path | None = None
+    """Authorities whose certificates clients must show, PEM; None: clients need none."""
+    token_file: Path | None = None
+    """Who may call what, TOML; None: everybody everything."""
+    allow_plain_tokens: bool = False
+    """Whether tokens may travel unencrypted from other machines."""
     inference_threads: int = 1
     """Threads of one onnxruntime session."""
     grace_s: float = 20.0
     """How long requests in flight may take to finish after SIGTERM."""
     log_level: str = "info"
     """Least severe level that is logged."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `host` is reached from this machine only."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -6,6 +6,8 @@ ServerError
 ├── Rejected             refused on arrival, counted by reason
 │   ├── QueueFull        too much work is waiting: retry later
 │   ├── DeadlineTooShort the deadline can't be met: do not retry with the same one
+│   ├── Unauthenticated  no token, or none that is good now
+│   ├── PermissionDenied the token is for other things
 │   └── Draining         this server is going away: retry elsewhere, at once
 ├── DeadlineExpired      the deadline passed while the request waited
 └── InternalError        what any other exception becomes on its way out
@@ -75,6 +77,27 @@ class DeadlineTooShort(Rejected):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "deadline_too_short"
+
+
+class Unauthenticated(Rejected):
+    """Raise when a caller doesn't show a token that is good now.
+
+    Args:
+        reason: Why not, for the metrics. Callers are all told the same: nobody shall learn how near a guess was.
+    """
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("a valid bearer token is needed")
+        self.reason = reason
+
+
+class PermissionDenied(Rejected):
+    """Raise when a caller's token is good, but not for this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "token_scope"
 
 
 class Draining(Rejected):

@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics
+from digits_server.tokens import Metadata
 from digits_server.transport import Transport
 
 if TYPE_CHECKING:  # generic only in the stubs
@@ -31,10 +32,14 @@ class Intercepted:
     Args:
         transport: Where the wrapped handlers go.
         metrics: Where RPCs are counted.
+        guard: Returns what refuses a method's calls by their metadata, or None where nobody is refused.
     """
 
-    def __init__(self, transport: Transport, metrics: Metrics) -> None:
+    def __init__(
+        self, transport: Transport, metrics: Metrics, guard: Callable[[str], Callable[[Metadata], None] | None]
+    ) -> None:
         self._transport = transport
+        self._guard = guard
         self._server = transport.server
         self._metrics = metrics
         self._idle = asyncio.Event()
@@ -65,6 +70,7 @@ class Intercepted:
         }[handler.request_streaming, handler.response_streaming]
         behaviour: Any = handler.unary_unary or handler.stream_stream
         done = self._metrics.rpc(kind, service, method)
+        check = self._guard(f"/{service}/{method}")
 
         def end(code: grpc.StatusCode, start: float) -> None:
             self.in_flight -= 1
@@ -75,6 +81,8 @@ class Intercepted:
             start = time.perf_counter()
             self.in_flight += 1
             try:
+                if check:
+                    check(context.invocation_metadata() or ())
                 if self.is_draining:
                     raise Draining("the server is shutting down")
                 if isinstance(request, ServerError):

@@ -122,12 +122,19 @@ class Metrics:
         self._handled = self._counts("grpc_server_handled", "RPCs completed.", [*rpc, "grpc_code"])
         self._handling = self._histogram("grpc_server_handling_seconds", "Time in the RPC's handler.", rpc, SECONDS)
         self._rejected = self._counts("digits_rejected", "Requests refused on arrival.", ["reason"])
+        self._secrets = self._counts("digits_secret_loads", "New certificates, tokens.", ["secret", "result"])
+        self._handshakes = self._counts("digits_tls_handshakes", "TLS handshakes begun.", [])
         self._queue = self._histogram("digits_queue_seconds", "Wait of a request for its batch.", model, SECONDS)
         self._inference = self._histogram("digits_inference_seconds", "Time of a run of the model.", model, SECONDS)
         self._size = self._histogram("digits_batch_size", "Images in a run.", model, SIZES)
         self._batches = self._counts("digits_batches", "Runs, by what released them.", [*model, "release"])
         self._predictions = self._counts("digits_predictions", "Images, by answer.", [*model, "digit"])
         self._confidence = self._histogram("digits_confidence", "Probability of the answer.", model, CONFIDENCES)
+        self._expiry = Gauge(
+            "digits_certificate_expiry_timestamp_seconds",
+            "When the server's certificate expires, since 1970; 0: there is none.",
+            registry=self._registry,
+        )
 
         version = ["model", "version"]
         self._depth = Gauge("digits_queue_depth", "Images waiting.", version, registry=self._registry)
@@ -169,6 +176,18 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a request refused on arrival."""
         self._rejected.values[(reason,)] += 1
+
+    def secret(self, name: str, result: str) -> None:
+        """Count new files of a certificate or of tokens, taken or refused."""
+        self._secrets.values[name, result] += 1
+
+    def certificate(self, expires: float) -> None:
+        """Show when the certificate in force expires, in seconds since 1970."""
+        self._expiry.set(expires)
+
+    def handshake(self) -> None:
+        """Count a TLS handshake that has begun."""
+        self._handshakes.values[()] += 1
 
     def serving(self, package: Package, queue_depth: Callable[[], float]) -> None:
         """Show a version that serves; `queue_depth` is asked for the number of waiting images at each scrape."""

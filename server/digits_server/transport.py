@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -16,8 +17,17 @@ import grpc
 from digits_server.config import Config, available_cpus
 from digits_server.errors import SettingRefused
 
+log = logging.getLogger(__name__)
+
 FLUSH_S = 0.5
 """Time for the last answers to leave the sockets."""
+HANDSHAKE_S = 20.0
+"""Time for a client to say something after connecting."""
+MAX_CONNECTIONS = 1000
+"""Fewer than the 1024 open files that a process usually may have."""
+MAX_IDLE_S = 900.0
+MIN_PING_INTERVAL_S = 300.0
+"""gRPC's own; clients of ours ping every 330 s."""
 
 
 class Transport(Protocol):
@@ -40,7 +50,16 @@ class Grpcio:
     allows_pushback = True
 
     def __init__(self, config: Config) -> None:
-        self.server = grpc.aio.server(options=_options(config))
+        options = [
+            ("grpc.max_allowed_incoming_connections", config.max_connections or MAX_CONNECTIONS),
+            ("grpc.max_connection_idle_ms", _ms(config.max_idle_s or MAX_IDLE_S)),
+            ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.min_ping_interval_s or MIN_PING_INTERVAL_S)),
+            ("grpc.keepalive_permit_without_calls", 1),  # clients may look after idle connections, at that pace
+            ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
+            # A message of 4 MB can unpack to 4 GB, and gRPC limits only the packed size.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+        ]
+        self.server = grpc.aio.server(options=_options(config) + options)
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> None:
         """Close the port and tell clients to go elsewhere (GOAWAY), then as the protocol says."""
@@ -54,13 +73,20 @@ class Native:
     """pygrpc-native's drop-in for grpcio's asyncio server: HTTP/2 in Rust, outside the interpreter lock.
 
     Raises:
-        SettingRefused: The package is not installed.
+        SettingRefused: The package is not installed, or can't do what is asked of it.
     """
 
     name = "native"
     allows_pushback = False  # it takes the trailer for a reserved one, and the call hangs until its deadline
 
     def __init__(self, config: Config) -> None:
+        for field in ("tls_cert", "max_connections", "max_idle_s", "min_ping_interval_s"):
+            if (value := getattr(config, field)) is not None:
+                raise SettingRefused(
+                    f"--{field.replace('_', '-')}", f"{value} can't be had of native; grpcio can do it"
+                )
+        if not config.is_local:
+            log.warning("native looks at a message's size only after receiving and unpacking it: trust who can connect")
         try:
             import pygrpc_native.aio  # noqa: PLC0415 - an optional dependency
         except ImportError as error:
@@ -87,24 +113,34 @@ def make(config: Config) -> Transport:
     return Native(config) if config.transport == "native" else Grpcio(config)
 
 
-def bind(transport: Transport, config: Config) -> int:
-    """Let a transport listen where `config` says and return the port.
+def bind(transport: Transport, config: Config, credentials: grpc.ServerCredentials | None) -> int:
+    """Let a transport listen where `config` says, in plain text without credentials, and return the port.
 
     Raises:
         SettingRefused: The port can't be had.
     """
+    address = f"{config.host}:{config.port}"
     try:
-        return transport.server.add_insecure_port(f"{config.host}:{config.port}")
+        if credentials:
+            return transport.server.add_secure_port(address, credentials)
+        return transport.server.add_insecure_port(address)
     except RuntimeError as error:
-        raise SettingRefused("--port", f"can't listen on {config.host}:{config.port}; is it in use?") from error
+        raise SettingRefused("--port", f"can't listen on {address}; is it in use?") from error
 
 
 def _options(config: Config) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", config.max_metadata_bytes),  # above it some calls fail by chance, so none shall pass
+        ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.so_reuseport", 0),  # a second server on a busy port must fail, not share it by accident
     ]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 async def _within(grace_s: float, finished: Callable[[], Awaitable[None]]) -> None:

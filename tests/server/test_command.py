@@ -76,3 +76,30 @@ def test_busy_port_is_an_error(toy_models, flag):
         result = digits_server("--models", str(toy_models), "--default-model=toy-a", f"{flag}={port}", f"{other}=0")
     assert result.returncode == 2
     assert f"{flag}: can't listen on 127.0.0.1:{port}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--transport=native", "--tls-cert={file}", "--tls-key={file}"], "--tls-cert: {file} can't be had of native"),
+        (
+            ["--transport=native", "--max-connections=9"],
+            "--max-connections: 9 can't be had of native; grpcio can do it",
+        ),
+        (["--transport=native", "--max-idle-s=9"], "--max-idle-s: 9.0 can't be had of native"),
+        (["--transport=native", "--min-ping-interval-s=9"], "--min-ping-interval-s: 9.0 can't be had of native"),
+        (["--tls-cert={file}"], "--tls-cert: {file} is of use only with both --tls-cert and --tls-key"),
+        (["--tls-client-ca={file}"], "--tls-client-ca: {file} is of use only with both --tls-cert and --tls-key"),
+        (["--tls-cert={file}", "--tls-key={file}"], "--tls-cert: [SSL] PEM lib"),
+        (["--token-file={file}"], "--token-file: names no token"),
+        (["--token-file={file}", "--host=0.0.0.0"], "--token-file: tokens would travel in plain text to 0.0.0.0; give"),
+        (["--token-file={file}", "--host=0.0.0.0", "--allow-plain-tokens"], "--token-file: names no token"),
+    ],
+)
+def test_settings_of_security_that_cannot_work_are_refused(toy_models, tmp_path, flags, complaint):
+    """What would not protect as it says ends the start with status 2, and a line that says why."""
+    (tmp_path / "empty").touch()
+    flags = [flag.format(file=tmp_path / "empty") for flag in flags]
+    result = digits_server("--models", str(toy_models), "--default-model=toy-a", "--port=0", "--metrics-port=0", *flags)
+    assert result.returncode == 2
+    assert complaint.format(file=tmp_path / "empty") in " ".join(result.stderr.split())
