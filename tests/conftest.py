@@ -1,6 +1,7 @@
 """What tests share: toy model packages, real server processes, time that runs as fast as the test."""
 
 import asyncio
+import gzip
 import re
 import selectors
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for packages.py, which is not a test
@@ -83,6 +85,14 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
     ready = re.search(r"ready: gRPC (\S+) \(\w+\), metrics (\S+)/metrics", line)
     assert ready, f"{line}\n{log_file.read_text()}"
     return ServerProcess(process, ready[1], ready[2], log_file)
+
+
+def mnist_test_set() -> tuple[np.ndarray, np.ndarray]:
+    """Return the (10000, 784) uint8 images of MNIST's test set and their (10000,) labels."""
+    folder = ROOT / "tests/data/mnist"
+    images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    return images.reshape(-1, 784), labels
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from digits.v1 import classifier_pb2_grpc
-from digits_server import servicers, transport
+from digits_server import open_inference, servicers, transport
 from digits_server.access import Access
 from digits_server.batcher import Batcher
 from digits_server.config import Config, available_cpus
@@ -26,6 +26,7 @@ from digits_server.interceptors import Intercepted
 from digits_server.metrics import Metrics
 from digits_server.pages import Pages
 from digits_server.registry import Package, Registry
+from open_inference.v2 import inference_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +88,18 @@ class Server:
 
         rpcs: Any = self._rpcs  # as much of a server as the generated function needs
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
+        service = open_inference.InferenceService(self._registry)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
         reflection.enable_server_reflection(
-            [servicers.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], self._transport.server
+            [servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME],
+            self._transport.server,
         )
 
         port = transport.bind(self._transport, self._config, self._access.credentials())
         self._watch = asyncio.create_task(self._access.watch())
         self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
-        for name in ("", servicers.SERVICE, *self._registry.names):
+        for name in ("", servicers.SERVICE, open_inference.SERVICE, *self._registry.names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._transport.server.start()
         # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.

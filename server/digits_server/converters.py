@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server import wire
 from digits_server.engine import PIXELS, Images, Predictions
-from digits_server.errors import InvalidArgument
+from digits_server.errors import InvalidArgument, quoted
 from digits_server.jobs import Outcome
 from digits_server.registry import RefusedModel, Registry, ServedModel
 
@@ -33,10 +35,20 @@ def images(request: pb.ClassifyRequest) -> Images:
         )
     _check_length("vectors", len(request.vectors), "numbers")
     vectors = np.array(request.vectors, np.float32)
-    if not ((vectors >= 0) & (vectors <= 1)).all():  # NaN compares false
-        at = int(np.argmin((vectors >= 0) & (vectors <= 1)))
-        raise InvalidArgument("vectors", f"element {at} is {vectors[at]:g}; allowed is 0 to 1")
+    check_range("vectors", vectors)
     return vectors.reshape(-1, PIXELS)
+
+
+def check_range(field: str, values: npt.NDArray[Any]) -> None:
+    """Check that numbers, (n,) of them, are in [0, 1].
+
+    Raises:
+        InvalidArgument: One is not.
+    """
+    is_allowed = (values >= 0) & (values <= 1)  # NaN compares false
+    if not is_allowed.all():
+        at = int(is_allowed.argmin())
+        raise InvalidArgument(field, f"element {at} is {values[at]:g}; allowed is 0 to 1")
 
 
 def options(request: pb.ClassifyRequest, classes: int) -> None:
@@ -47,25 +59,36 @@ def options(request: pb.ClassifyRequest, classes: int) -> None:
     """
     if request.top_k > classes:
         raise InvalidArgument("top_k", f"is {request.top_k}; allowed is 0 to {classes}")
-    request_id = request.request_id
-    if request_id and (len(request_id) > MAX_REQUEST_ID or not (request_id.isascii() and request_id.isprintable())):
+    check_id("request_id", request.request_id)
+
+
+def check_id(field: str, value: str) -> None:
+    """Check the caller's name for a request, which may be empty.
+
+    Raises:
+        InvalidArgument: It is too long, or would not pass unchanged through headers and logs.
+    """
+    if value and (len(value) > MAX_REQUEST_ID or not (value.isascii() and value.isprintable())):
         raise InvalidArgument(
-            "request_id",
-            f"is {request_id[:MAX_REQUEST_ID]!r}, {len(request_id)} characters; allowed are up to {MAX_REQUEST_ID} "
-            "printable ASCII characters",
+            field,
+            f"is {quoted(value)}, {len(value)} characters; allowed are up to {MAX_REQUEST_ID} printable ASCII "
+            "characters",
         )
 
 
 def response(request: pb.ClassifyRequest, model: ServedModel, outcomes: Sequence[Outcome[Predictions]]) -> bytes:
     """Return the answer to a request, as bytes, from what its batch, or batches, gave."""
-    outcome = outcomes[0] if len(outcomes) == 1 else _whole(outcomes)
+    outcome = joined(outcomes)
     fixed = model.signature
     if request.request_id or request.top_k:
         fixed += _extras(request, outcome).SerializeToString()
     return wire.response(fixed, outcome, probabilities=not request.omit_probabilities)
 
 
-def _whole(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
+def joined(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
+    """Return what became of a request from what became of its parts, at least one, in order."""
+    if len(parts) == 1:
+        return parts[0]
     answers = Predictions.join([(part.answers, part.start, part.end) for part in parts])
     return Outcome(
         answers,

@@ -16,11 +16,20 @@ ServerError
 from __future__ import annotations
 
 import logging
+import reprlib
 import uuid
 
 import grpc
 
 log = logging.getLogger(__name__)
+
+_short = reprlib.Repr()
+_short.maxstring = 80
+
+
+def quoted(sent: object) -> str:
+    """Return what a caller has sent as an error may show it: escaped and cut short, for it may be megabytes."""
+    return _short.repr(sent)
 
 
 class ServerError(Exception):

@@ -14,7 +14,7 @@ import numpy as np
 from digits.v1 import classifier_pb2 as pb
 from digits_server.batcher import Batcher
 from digits_server.engine import CostCurve, Engine, Images, Limits, Predictions
-from digits_server.errors import ModelRefused, NotFound
+from digits_server.errors import ModelRefused, NotFound, quoted
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +161,9 @@ class Registry:
             return served
         versions = self._models.get(name or self._default_model)
         if versions is None:
-            raise NotFound(f"model: {name!r} is not served; there are {sorted(self._models)}")
+            raise NotFound(f"model: {quoted(name)} is not served; there are {sorted(self._models)}")
         raise NotFound(
-            f"version: {name or self._default_model} has no version {version!r}; there are "
+            f"version: {name or self._default_model} has no version {quoted(version)}; there are "
             f"{[str(number) for number in sorted(versions)]}"
         )
 

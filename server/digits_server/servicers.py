@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
-from digits_server import converters, wire
+from digits_server import calls, converters, wire
 from digits_server.batcher import Pending
 from digits_server.engine import Images, Predictions
 from digits_server.errors import ServerError, public
 from digits_server.registry import Registry, ServedModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
-NO_DEADLINE_S = 1e8
 STREAM_WINDOW = 64
 """Messages of one stream that may be in work at once."""
 
@@ -34,7 +31,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]
     ) -> bytes:
         """Answer one request, with the bytes of a `ClassifyResponse`."""
-        return await self._admit(request, _deadline(context)).response()
+        return await self._admit(request, calls.deadline(context)).response()
 
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
         self,
@@ -46,7 +43,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         Up to `STREAM_WINDOW` messages are worked on at once, so that they can share batches; further ones are not
         read before the caller has taken the oldest answer.
         """
-        deadline = _deadline(context)
+        deadline = calls.deadline(context)
         window: asyncio.Queue[_Admitted | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
 
         async def read() -> None:
@@ -115,9 +112,3 @@ async def _stream_response(admitted: _Admitted | ServerError) -> bytes:
         fault = public(error)
         status = pb.StreamError(code=fault.code.value[0], message=fault.message)
         return pb.ClassifyStreamResponse(error=status).SerializeToString()
-
-
-def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
-    """Return when the RPC's caller stops listening, on the monotonic clock; infinity if it never does."""
-    remaining = context.time_remaining()  # without a deadline: None, or on some transports a number of centuries
-    return float("inf") if remaining is None or remaining > NO_DEADLINE_S else time.monotonic() + remaining

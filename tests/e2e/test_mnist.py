@@ -1,11 +1,9 @@
 """The shipped model on MNIST's 10,000 test images, through a real server."""
 
-import gzip
-
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import ROOT, start_server
+from conftest import ROOT, mnist_test_set, start_server
 
 from digits_client import DigitClient
 
@@ -17,17 +15,9 @@ def server(tmp_path_factory, transport):
     assert server.stop() == 0
 
 
-@pytest.fixture(scope="module")
-def mnist():
-    folder = ROOT / "tests/data/mnist"
-    images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    return images.reshape(-1, 784), labels
-
-
-def test_answers_are_onnxruntimes_own(server, mnist):
+def test_answers_are_onnxruntimes_own(server):
     """Over gRPC, as bytes and as floats, every image gets onnxruntime's own answer, and the stated accuracy is true."""
-    images, labels = mnist
+    images, labels = mnist_test_set()
     with DigitClient(server.address, timeout_s=30) as client:
         served = client.classify_many(images)
         as_floats = client.classify_many(images[:2000].astype(np.float32) / 255)

@@ -217,5 +217,6 @@ def test_reflection_lists_the_services(channel):
         "digits.v1.DigitClassifier",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
     }
     assert "classifier.proto" in reflection.FindFileContainingSymbol("digits.v1.ClassifyRequest").name

@@ -36,9 +36,7 @@ def test_response_reads_back_as_written(parts, with_probabilities):
     outcomes = [Outcome(predictions(size), start, end, 0.25 * size, 0.5, size) for size, start, end in parts]
     fixed = pb.ClassifyResponse(model="m", version="7").SerializeToString()
     message = pb.ClassifyResponse.FromString(
-        wire.response(
-            fixed, converters._whole(outcomes) if len(outcomes) > 1 else outcomes[0], probabilities=with_probabilities
-        )
+        wire.response(fixed, converters.joined(outcomes), probabilities=with_probabilities)
     )
 
     def column(name):
