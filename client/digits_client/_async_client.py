@@ -112,15 +112,19 @@ class AsyncDigitClient(_settings.BaseClient):
         if self._channels:
             return
         credentials, options = self._credentials, self._channel_options
+        spans = self._tracing.aio_interceptors(self._target) if self._tracing else None
         self._channels = [
-            grpc.aio.secure_channel(self._target, credentials, options)
+            grpc.aio.secure_channel(self._target, credentials, options, interceptors=spans)
             if credentials
-            else grpc.aio.insecure_channel(self._target, options)
+            else grpc.aio.insecure_channel(self._target, options, interceptors=spans)
             for _ in range(self._connections)
         ]
         self._callables: Iterator[dict[str, Any]] = itertools.cycle([_settings.callables(it) for it in self._channels])
         self._merging = Merging(
-            functools.partial(self._ask, _settings.CLASSIFY), self._options, max(2, self._connections)
+            functools.partial(self._ask, _settings.CLASSIFY),
+            self._options,
+            max(2, self._connections),
+            **({"context": self._tracing.merged} if self._tracing else {}),
         )
 
     async def _ask(self, method: str, request: bytes, timeout_s: float) -> bytes:

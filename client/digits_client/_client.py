@@ -151,6 +151,9 @@ class DigitClient(_settings.BaseClient):
             else grpc.insecure_channel(self._target, options)
             for _ in range(self._connections)
         ]
+        if self._tracing:
+            spans = self._tracing.Interceptor(self._target)
+            self._channels = [grpc.intercept_channel(channel, spans) for channel in self._channels]
         self._callables: Iterator[dict[str, Any]] = itertools.cycle([_settings.callables(it) for it in self._channels])
 
     def _ask(self, method: str, request: bytes, timeout_s: float | None) -> bytes:

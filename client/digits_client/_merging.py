@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextvars
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 
@@ -18,12 +19,13 @@ PATIENCE_S = 0.1
 class Call:
     """One image whose caller waits for the answer."""
 
-    __slots__ = ("answer", "data", "deadline", "is_float", "journey")
+    __slots__ = ("answer", "context", "data", "deadline", "is_float", "journey")
 
     def __init__(self, data: bytes, deadline: float, answer: asyncio.Future[Prediction], *, is_float: bool) -> None:
         self.data, self.is_float = data, is_float
         self.deadline = deadline  # by the event loop's clock
         self.answer = answer
+        self.context = contextvars.copy_context()
         self.journey: Journey | None = None
 
     def is_over(self) -> bool:
@@ -54,6 +56,11 @@ class Journey:
             self._task.cancel()
 
 
+def first(contexts: Sequence[contextvars.Context]) -> contextvars.Context:
+    """Return the first caller's context."""
+    return contexts[0]
+
+
 class Merging:
     """Carries single images to the server, those of concurrent callers together.
 
@@ -61,10 +68,17 @@ class Merging:
         ask: Sends the bytes of a `ClassifyRequest`, with a timeout in seconds, and returns the answer's bytes.
         options: What `wire.options` returned.
         lanes: Requests that may be on their way at once before calls gather.
+        context: Returns the context in which those travel who called in the given ones.
     """
 
-    def __init__(self, ask: Callable[[bytes, float], Awaitable[bytes]], options: bytes, lanes: int) -> None:
-        self._ask, self._options = ask, options
+    def __init__(
+        self,
+        ask: Callable[[bytes, float], Awaitable[bytes]],
+        options: bytes,
+        lanes: int,
+        context: Callable[[Sequence[contextvars.Context]], contextvars.Context] = first,
+    ) -> None:
+        self._ask, self._options, self._context = ask, options, context
         self._plan: _plan.Merger[Call] = _plan.Merger(lanes)
         self._loop = asyncio.get_running_loop()
         self._is_departing = False
@@ -99,7 +113,8 @@ class Merging:
     def _depart(self, *, is_forced: bool = False) -> None:
         self._is_departing = False
         while calls := self._plan.take(is_forced=is_forced):
-            task = self._loop.create_task(self._travel(calls))
+            context = self._context([call.context for call in calls])
+            task = self._loop.create_task(self._travel(calls), context=context)
             Journey(calls, task)
             self._tasks.add(task)
             task.add_done_callback(self._arrive)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ class BaseClient:
         self._channels: list[Any] = []
         self._process = os.getpid()
         self._is_closed = False
+        self._tracing = tracing()
         self._start()
 
     def _start(self) -> None:
@@ -135,6 +137,16 @@ def callables(channel: Any) -> dict[str, Any]:
         **{method: channel.unary_unary(method) for method in (CLASSIFY, LIST_MODELS, CHECK)},
         CLASSIFY_STREAM: channel.stream_stream(CLASSIFY_STREAM),
     }
+
+
+def tracing() -> Any:
+    """Return the module that makes spans; None if the application has not set up OpenTelemetry."""
+    api: Any = sys.modules.get("opentelemetry.trace")
+    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+        return None
+    from digits_client import _tracing  # noqa: PLC0415 - needs OpenTelemetry, which is the application's
+
+    return _tracing
 
 
 def target(server: str | Sequence[str]) -> str:

@@ -132,6 +132,12 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=Config.log_level,
     help="Least severe level to log, as JSON lines on standard error.",
 )
+@setting(
+    "--access-log-sample",
+    type=click.FloatRange(0, 1),
+    default=Config.access_log_sample,
+    help="Share of the calls that get a line in the log.",
+)
 @click.version_option(package_name="digits-server")
 def main(max_wait_ms: float, **settings: Any) -> None:
     """Serve digit classifiers over gRPC.

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -18,15 +18,20 @@ from grpc_reflection.v1alpha import reflection
 from digits.v1 import classifier_pb2_grpc
 from digits_server import open_inference, servicers, transport
 from digits_server.access import Access
+from digits_server.access_log import access_log
 from digits_server.batcher import Batcher
-from digits_server.config import Config, available_cpus
+from digits_server.config import Config, available_cpus, wants_traces
 from digits_server.crowd import Crowd
 from digits_server.engine import Images, Predictions
-from digits_server.interceptors import Intercepted
+from digits_server.errors import SettingRefused
+from digits_server.interceptors import Intercepted, Observer
 from digits_server.metrics import Metrics
 from digits_server.pages import Pages
 from digits_server.registry import Package, Registry
 from open_inference.v2 import inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from digits_server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +61,11 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._transport = transport.make(config)
         self._access = Access(config, self._metrics)
-        self._rpcs = Intercepted(self._transport, self._metrics, self._access.guard)
+        self._tracing = _tracing()
+        observer: Observer | None = self._tracing.rpc if self._tracing else None
+        if config.access_log_sample:
+            observer = access_log(config.access_log_sample, observer)
+        self._rpcs = Intercepted(self._transport, self._metrics, self._access.guard, observer)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain.
@@ -133,6 +142,8 @@ class Server:
         self._registry.close()
         self._executor.shutdown()
         await asyncio.to_thread(self._pages.close)
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
         log.info("drained", extra={"in_flight": self._rpcs.in_flight})
 
     def _make_batcher(self, package: Package) -> Batcher[Images, Predictions]:
@@ -148,7 +159,10 @@ class Server:
             predicted(predictions)
             return predictions
 
-        batcher = Batcher(
+        make: Any = Batcher
+        if self._tracing:
+            make = self._tracing.batcher(f"{package.name}/{package.version}")
+        batcher: Batcher[Images, Predictions] = make(
             run,
             max_batch_size=size,
             max_queue=self._config.max_queue,
@@ -160,3 +174,15 @@ class Server:
         )
         self._metrics.serving(package, lambda: batcher.waiting_rows)
         return batcher
+
+
+def _tracing() -> Tracing | None:
+    """Return what makes traces, if the environment says where to send them."""
+    if not wants_traces(os.environ):
+        return None
+    try:
+        from digits_server.tracing import Tracing  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        reason = f"sending traces needs OpenTelemetry: digits-server[otel] ({error})"
+        raise SettingRefused("OTEL_EXPORTER_OTLP_ENDPOINT", reason) from error
+    return Tracing()

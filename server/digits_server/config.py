@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class Config:
     """How long requests in flight may take to finish after SIGTERM."""
     log_level: str = "info"
     """Least severe level that is logged."""
+    access_log_sample: float = 0.0
+    """Share of the RPCs that are logged."""
 
     @property
     def is_local(self) -> bool:
@@ -68,6 +71,15 @@ class Config:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+def wants_traces(environment: Mapping[str, str]) -> bool:
+    """Return whether OpenTelemetry's own variables name a collector of traces, and do not forbid to send any."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    is_off = (
+        environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none"
+    )
+    return any(map(environment.get, names)) and not is_off
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from digits.v1 import classifier_pb2 as pb
 from digits_server import wire
 from digits_server.engine import PIXELS, Images, Predictions
-from digits_server.errors import InvalidArgument, quoted
+from digits_server.errors import MAX_REQUEST_ID, InvalidArgument, quoted
 from digits_server.jobs import Outcome
 from digits_server.registry import RefusedModel, Registry, ServedModel
-
-MAX_REQUEST_ID = 128
 
 
 def images(request: pb.ClassifyRequest) -> Images:

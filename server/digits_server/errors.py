@@ -23,6 +23,9 @@ import grpc
 
 log = logging.getLogger(__name__)
 
+MAX_REQUEST_ID = 128
+"""Characters of a `request_id`."""
+
 _short = reprlib.Repr()
 _short.maxstring = 80
 
@@ -128,13 +131,24 @@ class InternalError(ServerError):
     code = grpc.StatusCode.INTERNAL
 
 
-def public(error: Exception) -> ServerError:
-    """Return what a caller may see of an error; one that is not meant for callers is logged under an id."""
+def public(error: Exception, request: object = None) -> ServerError:
+    """Return what a caller may see of an error; one that is not meant for callers is logged under an id.
+
+    Args:
+        error: What went wrong.
+        request: With what; the log names its `request_id`.
+    """
     if isinstance(error, ServerError):
         return error
     fault_id = uuid.uuid4().hex[:12]
-    log.error("internal error", exc_info=error, extra={"fault_id": fault_id})
+    log.error("internal error", exc_info=error, extra={"fault_id": fault_id, **request_id(request)})
     return InternalError(f"internal error; the server's log tells more under {fault_id}")
+
+
+def request_id(request: object) -> dict[str, str]:
+    """Return the id that a request bears, for the log: any text of its caller's, perhaps not checked yet, so cut."""
+    found = getattr(request, "request_id", "") or getattr(request, "id", "")
+    return {"request_id": found[:MAX_REQUEST_ID]} if found else {}
 
 
 class ModelRefused(Exception):

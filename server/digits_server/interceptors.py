@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,13 +14,18 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
-from digits_server.metrics import Metrics
+from digits_server.metrics import Metrics, RpcCounter
 from digits_server.tokens import Metadata
 from digits_server.transport import Transport
 
 if TYPE_CHECKING:  # generic only in the stubs
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
+
+Ended = Callable[[grpc.StatusCode], str]
+"""Told how an RPC ended; returns the id of its trace if somebody records it, else ""."""
+Observer = Callable[[str, Any, "Context"], Ended]
+"""Told of an RPC that begins: its method as `service/method`, the request or the iterator of them, the context."""
 
 
 class Intercepted:
@@ -33,11 +38,17 @@ class Intercepted:
         transport: Where the wrapped handlers go.
         metrics: Where RPCs are counted.
         guard: Returns what refuses a method's calls by their metadata, or None where nobody is refused.
+        observer: Told of each RPC, if anybody wants to know.
     """
 
     def __init__(
-        self, transport: Transport, metrics: Metrics, guard: Callable[[str], Callable[[Metadata], None] | None]
+        self,
+        transport: Transport,
+        metrics: Metrics,
+        guard: Callable[[str], Callable[[Metadata], None] | None],
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._transport = transport
         self._guard = guard
         self._server = transport.server
@@ -69,15 +80,15 @@ class Intercepted:
             (True, True): (grpc.stream_stream_rpc_method_handler, "bidi_stream"),
         }[handler.request_streaming, handler.response_streaming]
         behaviour: Any = handler.unary_unary or handler.stream_stream
-        done = self._metrics.rpc(kind, service, method)
+        count = self._metrics.rpc(kind, service, method)
         check = self._guard(f"/{service}/{method}")
 
-        def end(code: grpc.StatusCode, start: float) -> None:
+        def end(code: grpc.StatusCode, start: float, done: RpcCounter) -> None:
             self.in_flight -= 1
             self._idle.set()
             done(code, time.perf_counter() - start)
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(request: Any, context: Context, done: RpcCounter = count) -> Any:
             start = time.perf_counter()
             self.in_flight += 1
             try:
@@ -89,24 +100,41 @@ class Intercepted:
                     raise request
                 response = await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
-                answer = public(error)
+                answer = public(error, request)
                 if isinstance(answer, Rejected):
                     self._metrics.rejected(answer.reason)
-                end(answer.code, start)  # before the caller can know
+                end(answer.code, start, done)  # before the caller can know
                 context.set_trailing_metadata(trailers(answer, pushback=self._transport.allows_pushback))
                 await context.abort(answer.code, answer.message)
             except BaseException:
-                end(grpc.StatusCode.CANCELLED, start)
+                end(grpc.StatusCode.CANCELLED, start, done)
                 raise
             else:
-                end(grpc.StatusCode.OK, start)
+                end(grpc.StatusCode.OK, start, done)
                 return response
 
         return wrap(
-            call,
+            self._observed(call, count, f"{service}/{method}"),
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=_serialize,
         )
+
+    def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, method: str) -> Any:
+        """Return what tells the observer of a call and makes it; without an observer, the call itself."""
+        observer = self._observer
+        if observer is None:
+            return call
+
+        async def observed(request: Any, context: Context) -> Any:
+            ended = observer(method, request, context)
+
+            def done(code: grpc.StatusCode, elapsed_s: float) -> None:
+                ended(code)
+                count(code, elapsed_s)
+
+            return await call(request, context, done)
+
+        return observed
 
 
 def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:

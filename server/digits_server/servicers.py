@@ -83,7 +83,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         try:
             return self._admit(message.request, deadline)
         except Exception as error:  # noqa: BLE001
-            return public(error)
+            return public(error, message.request)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging.config
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 import uvicorn
+from starlette.types import ASGIApp
 
 from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S
 from digits_web.app import Config, create_app
@@ -42,6 +44,21 @@ def _web_address(_: click.Context, __: click.Parameter, value: str) -> str:
     if value and not value.startswith(("http://", "https://")):
         raise click.BadParameter(f"{value!r}; allowed are http://... and https://..., or nothing")
     return value
+
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": ["asctime", "levelname", "name", "message"],
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"]},
+}
 
 
 class Gateway(uvicorn.Server):
@@ -84,7 +101,7 @@ class Gateway(uvicorn.Server):
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
-    help="Least severe level to log, on standard error; info logs each request.",
+    help="Least severe level to log, as JSON lines on standard error; info logs each request.",
 )
 @click.version_option(package_name="digits-web")
 def main(host: str, port: int, grace_s: int, log_level: str, **settings: Any) -> None:
@@ -102,10 +119,12 @@ def main(host: str, port: int, grace_s: int, log_level: str, **settings: Any) ->
         raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error}") from error
 
     config = Config(**settings)
+    logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
     place = f"[{host}]" if family == socket.AF_INET6 else host
     gateway = Gateway(
         uvicorn.Config(
-            create_app(config),
+            _traced(create_app(config)),
+            log_config=None,
             log_level=log_level,
             timeout_graceful_shutdown=grace_s,
             server_header=False,
@@ -117,6 +136,23 @@ def main(host: str, port: int, grace_s: int, log_level: str, **settings: Any) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     gateway.run(sockets=[listener])
+
+
+def _traced(app: ASGIApp) -> ASGIApp:
+    """Return the application with spans, if OpenTelemetry's own variables say where to send them."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    is_off = (
+        os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    )
+    if is_off or not any(map(os.environ.get, names)):
+        return app
+    try:
+        from digits_web.tracing import traced  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise click.UsageError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT: sending traces needs OpenTelemetry: digits-web[otel] ({error})"
+        ) from error
+    return traced(app)
 
 
 if __name__ == "__main__":
