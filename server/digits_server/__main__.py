@@ -125,6 +125,17 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=Config.inference_threads,
     help="Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
 )
+@setting(
+    "--reload-s",
+    type=click.FloatRange(0),
+    default=Config.reload_s,
+    help="Time between looks at the models folder; 0: only at SIGHUP.",
+)
+@setting(
+    "--strict-readiness",
+    is_flag=True,
+    help="Become ready only when every package in the folder is good; without, serve those that are, or end.",
+)
 @setting("--grace-s", type=click.FloatRange(0), default=Config.grace_s, help="Time to finish requests after SIGTERM.")
 @setting(
     "--log-level",
@@ -143,6 +154,8 @@ def main(max_wait_ms: float, **settings: Any) -> None:
     """Serve digit classifiers over gRPC.
 
     Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused.
+
+    SIGHUP looks at the models folder at once.
 
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """

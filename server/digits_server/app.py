@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from digits_server.batcher import Batcher
 from digits_server.config import Config, available_cpus, wants_traces
 from digits_server.crowd import Crowd
 from digits_server.engine import Images, Predictions
-from digits_server.errors import SettingRefused
+from digits_server.errors import ModelRefused, SettingRefused
 from digits_server.interceptors import Intercepted, Observer
 from digits_server.metrics import Metrics
+from digits_server.packages import Package
 from digits_server.pages import Pages
-from digits_server.registry import Package, Registry
+from digits_server.registry import Registry, ServedModel
+from digits_server.reload import Watch
 from open_inference.v2 import inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SERVICES = ("", servicers.SERVICE, open_inference.SERVICE)
+"""Names under which the health service tells whether this server is ready, beside the names of models."""
 GC_THRESHOLD = 10_000
 """New objects after which the collector looks for cycles among them; Python's own 700 come with each wave of calls."""
 INLINE_BELOW_S = 0.001
@@ -56,7 +60,17 @@ class Server:
         self._stop = asyncio.Event()
         self._is_ready = False
         self._metrics = Metrics()
-        self._registry = Registry(config.default_model, self._make_batcher)
+        self._registry = Registry(config.default_model, self._make_served)
+        self._models = Watch(
+            config.models,
+            self._registry,
+            threads=config.inference_threads,
+            every_s=config.reload_s,
+            on_change=self._models_changed,
+        )
+        self._ever_served: set[str] = set()
+        self._port = 0
+        self._background: list[asyncio.Task[None]] = []
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._health = health.aio.HealthServicer()
         self._transport = transport.make(config)
@@ -83,9 +97,9 @@ class Server:
     def _signals(self) -> Iterator[None]:
         """Let SIGTERM and SIGINT ask for a drain; the handler only sets a flag."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self._stop.set)
+        signals = {signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: self._models.look_now}
+        for number, handle in signals.items():
+            loop.add_signal_handler(number, handle)
         try:
             yield
         finally:
@@ -93,7 +107,14 @@ class Server:
                 loop.remove_signal_handler(number)
 
     async def _start(self) -> None:
-        self._registry.load(self._config.models, threads=self._config.inference_threads)
+        self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
+        await self._models.look(is_told=True)
+        try:
+            self._registry.settle_default(self._config.models)
+        except ModelRefused as error:
+            if not self._config.strict_readiness:
+                raise
+            log.warning("not ready", extra={"reason": str(error)})
 
         rpcs: Any = self._rpcs  # as much of a server as the generated function needs
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
@@ -105,24 +126,43 @@ class Server:
             self._transport.server,
         )
 
-        port = transport.bind(self._transport, self._config, self._access.credentials())
-        self._watch = asyncio.create_task(self._access.watch())
-        self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
-        for name in ("", servicers.SERVICE, open_inference.SERVICE, *self._registry.names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(SERVICES, is_serving=False)
+        self._port = transport.bind(self._transport, self._config, self._access.credentials())
         await self._transport.server.start()
         # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._is_ready = True
-        self._announce(port)
+        await self._models_changed()
+        self._background = [asyncio.create_task(task) for task in (self._access.watch(), self._models.run())]
 
-    def _announce(self, port: int) -> None:
+    async def _models_changed(self) -> None:
+        """Tell those who watch what is served, and be ready as soon as that is enough; ready is ready until the drain.
+
+        Later refusals change nothing about that: all servers that share a folder would leave at once.
+        """
+        names = self._registry.names
+        self._ever_served.update(names)
+        await self._set_health(names, is_serving=True)
+        await self._set_health(self._ever_served.difference(names), is_serving=False)
+        refused = self._registry.refused
+        self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
+        is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
+        if self._port and not self._is_ready and not self._stop.is_set() and is_fit:
+            await self._set_health(SERVICES, is_serving=True)
+            self._is_ready = True
+            self._announce()
+
+    async def _set_health(self, names: Iterable[str], *, is_serving: bool) -> None:
+        health = health_pb2.HealthCheckResponse
+        for name in names:
+            await self._health.set(name, health.SERVING if is_serving else health.NOT_SERVING)
+
+    def _announce(self) -> None:
         """Print the one line that says where everything is."""
         models = ", ".join(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
         print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
-            f"digits-server ready: gRPC {self._config.host}:{port} ({self._transport.name}), "
+            f"digits-server ready: gRPC {self._config.host}:{self._port} ({self._transport.name}), "
             f"metrics http://{self._config.metrics_host}:{self._pages.port}/metrics, models {models} "
             f"(default {self._registry.get().package.name}), {self._config.inference_threads} inference thread(s) "
             f"of {available_cpus()} CPU(s), pid {os.getpid()}",
@@ -132,13 +172,14 @@ class Server:
     async def _drain(self) -> None:
         log.info("draining", extra={"in_flight": self._rpcs.in_flight, "grace_s": self._config.grace_s})
         # 1. Tell those who ask: nothing new, please.
+        for task in self._background:
+            task.cancel()
         self._is_ready = False
         await self._health.enter_graceful_shutdown()
         # 2. Take nothing new, and finish what has been accepted, within the grace.
         self._rpcs.is_draining = True
         await self._transport.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
-        self._watch.cancel()
         self._registry.close()
         self._executor.shutdown()
         await asyncio.to_thread(self._pages.close)
@@ -146,7 +187,7 @@ class Server:
             await asyncio.to_thread(self._tracing.close)
         log.info("drained", extra={"in_flight": self._rpcs.in_flight})
 
-    def _make_batcher(self, package: Package) -> Batcher[Images, Predictions]:
+    def _make_served(self, package: Package) -> ServedModel:
         cost = package.cost
         size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
@@ -172,8 +213,7 @@ class Server:
             expect=Crowd(available_cpus()),
             on_batch=self._metrics.batch(package.name),
         )
-        self._metrics.serving(package, lambda: batcher.waiting_rows)
-        return batcher
+        return ServedModel(package, batcher, self._metrics.serving(package, lambda: batcher.waiting_rows))
 
 
 def _tracing() -> Tracing | None:

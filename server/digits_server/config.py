@@ -57,6 +57,10 @@ class Config:
     """Whether tokens may travel unencrypted from other machines."""
     inference_threads: int = 1
     """Threads of one onnxruntime session."""
+    reload_s: float = 1.0
+    """Time between looks at the models folder; 0: only at SIGHUP."""
+    strict_readiness: bool = False
+    """Whether any refused package keeps a server that starts from becoming ready."""
     grace_s: float = 20.0
     """How long requests in flight may take to finish after SIGTERM."""
     log_level: str = "info"

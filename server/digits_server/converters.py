@@ -13,7 +13,8 @@ from digits_server import wire
 from digits_server.engine import PIXELS, Images, Predictions
 from digits_server.errors import MAX_REQUEST_ID, InvalidArgument, quoted
 from digits_server.jobs import Outcome
-from digits_server.registry import RefusedModel, Registry, ServedModel
+from digits_server.packages import Key
+from digits_server.registry import Note, Registry, ServedModel
 
 
 def images(request: pb.ClassifyRequest) -> Images:
@@ -109,11 +110,14 @@ def _extras(request: pb.ClassifyRequest, outcome: Outcome[Predictions]) -> pb.Cl
 
 
 def models(registry: Registry) -> pb.ListModelsResponse:
-    """Return the list of models, served and refused."""
-    default = registry.get()
-    entries = [_served(model, is_default=model is default) for model in registry.all()]
-    entries += [_refused(model) for model in registry.refused]
-    return pb.ListModelsResponse(models=sorted(entries, key=lambda model: (model.name, int(model.version))))
+    """Return the list of models, those that serve and those that do not."""
+    default = registry.get() if registry.has_default else None
+    entries = {key: _noted(key, note) for key, note in registry.notes.items()}
+    for model in registry.all():
+        entry = _served(model, is_default=model is default)
+        entry.reason = entries[model.package.key].reason if model.package.key in entries else ""
+        entries[model.package.key] = entry
+    return pb.ListModelsResponse(models=[entry for _, entry in sorted(entries.items())])
 
 
 def _check_length(field: str, length: int, unit: str) -> None:
@@ -135,8 +139,9 @@ def _served(model: ServedModel, *, is_default: bool) -> pb.Model:
             for size, seconds in zip(package.cost.sizes, package.cost.seconds, strict=True)
         ],
         batching_gain=package.cost.batching_gain,
+        verdict=package.cost.verdict,
     )
 
 
-def _refused(model: RefusedModel) -> pb.Model:
-    return pb.Model(name=model.name, version=model.version, state=pb.MODEL_STATE_REFUSED, reason=model.reason)
+def _noted(key: Key, note: Note) -> pb.Model:
+    return pb.Model(name=key.name, version=str(key.version), state=note.state, reason=note.reason)

@@ -122,6 +122,11 @@ class CostCurve:
         """What the best batches gain."""
         return self.gain(self.best_batch_size())
 
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return f"batching helps {self.batching_gain:.1f}x, in batches of {self.best_batch_size()}"
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -8,7 +8,8 @@ ServerError
 │   ├── DeadlineTooShort the deadline can't be met: do not retry with the same one
 │   ├── Unauthenticated  no token, or none that is good now
 │   ├── PermissionDenied the token is for other things
-│   └── Draining         this server is going away: retry elsewhere, at once
+│   ├── Draining         this server is going away: retry elsewhere, at once
+│   └── NotReady         its models are still to come: retry elsewhere
 ├── DeadlineExpired      the deadline passed while the request waited
 └── InternalError        what any other exception becomes on its way out
 """
@@ -117,6 +118,13 @@ class Draining(Rejected):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "draining"
+
+
+class NotReady(Rejected):
+    """Raise when the default model has not been loaded yet."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "not_ready"
 
 
 class DeadlineExpired(ServerError):

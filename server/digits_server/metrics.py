@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from digits_server.batcher import BatchReport
 from digits_server.engine import Predictions
-from digits_server.registry import Package
+from digits_server.packages import Package
 
 SECONDS = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005),
@@ -136,6 +136,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._refused = Gauge(
+            "digits_models_refused", "Versions on disk that can't be served.", registry=self._registry
+        )
+        self._unreadable = Gauge(
+            "digits_models_unreadable", "1 while the models folder can't be read.", registry=self._registry
+        )
+
         version = ["model", "version"]
         self._depth = Gauge("digits_queue_depth", "Images waiting.", version, registry=self._registry)
         self._info = Gauge("digits_model_info", "1 for a version that serves.", version, registry=self._registry)
@@ -189,12 +196,23 @@ class Metrics:
         """Count a TLS handshake that has begun."""
         self._handshakes.values[()] += 1
 
-    def serving(self, package: Package, queue_depth: Callable[[], float]) -> None:
-        """Show a version that serves; `queue_depth` is asked for the number of waiting images at each scrape."""
+    def serving(self, package: Package, queue_depth: Callable[[], float]) -> Callable[[], None]:
+        """Show a version that serves, with its number of waiting images, until what is returned here is called."""
         labels = (package.name, package.version)
         self._info.labels(*labels).set(1)
         self._gain.labels(*labels).set(package.cost.batching_gain)
         self._depth.labels(*labels).set_function(queue_depth)
+
+        def retired() -> None:
+            for gauge in (self._info, self._gain, self._depth):
+                gauge.remove(*labels)
+
+        return retired
+
+    def models(self, *, refused: int, is_readable: bool) -> None:
+        """Show how many versions have been refused, and whether the models folder can be read."""
+        self._refused.set(refused)
+        self._unreadable.set(not is_readable)
 
     def batch(self, model: str) -> Callable[[BatchReport], None]:
         """Return what observes the runs of one model."""

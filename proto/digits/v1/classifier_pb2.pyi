@@ -68,6 +68,10 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Answers requests."""
     MODEL_STATE_REFUSED: _ModelState.ValueType  # 2
     """Did not pass verification; `reason` says why."""
+    MODEL_STATE_LOADING: _ModelState.ValueType  # 3
+    """Is being loaded and verified."""
+    MODEL_STATE_SHADOW: _ModelState.ValueType  # 4
+    """Answers a copy of the requests to the version before it, to see whether it may take its place."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """State of a version."""
@@ -78,6 +82,10 @@ MODEL_STATE_SERVING: ModelState.ValueType  # 1
 """Answers requests."""
 MODEL_STATE_REFUSED: ModelState.ValueType  # 2
 """Did not pass verification; `reason` says why."""
+MODEL_STATE_LOADING: ModelState.ValueType  # 3
+"""Is being loaded and verified."""
+MODEL_STATE_SHADOW: ModelState.ValueType  # 4
+"""Answers a copy of the requests to the version before it, to see whether it may take its place."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -333,7 +341,7 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """The models, sorted by name and version."""
+    """The models, sorted by name and version: those that answer, and those on their way or refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,6 +378,7 @@ class Model(_message.Message):
     TEST_ACCURACY_FIELD_NUMBER: _builtins.int
     BATCH_COSTS_FIELD_NUMBER: _builtins.int
     BATCHING_GAIN_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in requests."""
     version: _builtins.str
@@ -379,11 +388,15 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """What can be asked of it now."""
     reason: _builtins.str
-    """Why it was refused; empty for a model that serves."""
+    """Why it was refused, or how far it is on its way; empty for a model that serves, unless newer files in its place
+    are not good: then why.
+    """
     test_accuracy: _builtins.float
     """Share of the 10,000 MNIST test images that it recognises, as its package states."""
     batching_gain: _builtins.float
     """Images per second in the best batch over images per second alone: what batching gains here."""
+    verdict: _builtins.str
+    """The same in words."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The classes, in the order of `probabilities`."""
@@ -404,10 +417,11 @@ class Model(_message.Message):
         test_accuracy: _builtins.float = ...,
         batch_costs: _abc.Iterable[Global___BatchCost] | None = ...,
         batching_gain: _builtins.float = ...,
+        verdict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_costs", b"batch_costs", "batching_gain", b"batching_gain", "is_default", b"is_default", "labels", b"labels", "name", b"name", "reason", b"reason", "state", b"state", "test_accuracy", b"test_accuracy", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_costs", b"batch_costs", "batching_gain", b"batching_gain", "is_default", b"is_default", "labels", b"labels", "name", b"name", "reason", b"reason", "state", b"state", "test_accuracy", b"test_accuracy", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,7 +438,7 @@ class BatchCost(_message.Message):
     batch_size: _builtins.int
     """Images in the batch."""
     seconds: _builtins.float
-    """Median time of one run."""
+    """Time of one run, the fastest of several."""
     def __init__(
         self,
         *,
