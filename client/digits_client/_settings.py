@@ -51,11 +51,14 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.enable_retries", 1),
     ("grpc.per_rpc_retry_buffer_size", 4 << 20),  # gRPC never retries a larger request, and its default is 256 KiB
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one server share one connection, and so one worker
-    # A dead peer is noticed while a call waits. Servers close connections that ping more often than every 5 minutes.
-    ("grpc.keepalive_time_ms", 330_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # A restarted server is found within seconds; gRPC's default goes up to two minutes between two tries.
+    # A host that falls silent is noticed while calls wait, early enough to ask another within the deadline: what it
+    # does not acknowledge ends its connection after the timeout (TCP_USER_TIMEOUT), and so does an unanswered ping.
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as it takes: a stream may be silent for long
+    # A restarted server is found within seconds; gRPC's defaults are 20 s for a try, and up to two minutes between two.
     ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 3_000),
 )
 
@@ -107,7 +110,11 @@ class BaseClient:
         self._target = target(server)
         self._credentials = tls.credentials() if tls else None
         self._metadata = (("authorization", f"Bearer {token}"),) if token else None
-        names = [("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []
+        names = []
+        if tls and tls.server_name:
+            names = [("grpc.ssl_target_name_override", tls.server_name)]
+        elif not isinstance(server, str):  # else gRPC calls the whole list the host's name, which some servers refuse
+            names = [("grpc.default_authority", server[0])]
         self._channel_options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS, *names]
         self._channels: list[Any] = []
         self._process = os.getpid()

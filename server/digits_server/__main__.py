@@ -108,7 +108,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--min-ping-interval-s",
     type=click.FloatRange(0.001, 10**6),
     default=None,
-    help="Who pings more often is disconnected.  [default: 300; native does not mind]",
+    help="Who pings more often is disconnected.  [default: 0.5; native does not mind]",
 )
 @setting("--tls-cert", type=FILE, default=None, help="Certificate chain, PEM: serve TLS. Read again when it changes.")
 @setting("--tls-key", type=FILE, default=None, help="Its private key, PEM.")

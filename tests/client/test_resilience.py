@@ -98,6 +98,24 @@ def test_calls_go_to_all_servers_of_a_list():
             client.classify(BLANK)
 
 
+def test_a_list_is_no_host_name(server):
+    """What a client of several addresses gives as the host's name is one that every transport takes."""
+    with DigitClient([server.address, "127.0.0.1:1"], timeout_s=20) as client:
+        assert client.classify(image_of(3)).digit == 3
+
+
+def test_servers_bear_the_pings_of_a_silent_stream(server):
+    """A stream on which nothing is said for seconds goes on: the server allows the pings that the client sends."""
+
+    def images():
+        yield image_of(1)
+        time.sleep(6)  # the silence itself; a server that minds would have ended the connection by the fourth ping
+        yield image_of(2)
+
+    with DigitClient(server.address, timeout_s=20) as client:
+        assert [answer.digit for answer in client.stream(images())] == [1, 2]
+
+
 def test_one_dead_server_of_a_list_is_not_noticed():
     """Calls go to those who live."""
     with serving(Servicer()) as port, DigitClient(["127.0.0.1:1", f"127.0.0.1:{port}"], timeout_s=20) as client:
