@@ -39,7 +39,8 @@ SERVICE_CONFIG = {
                 "backoffMultiplier": 2,
                 # RESOURCE_EXHAUSTED: the queue was full. The server says when to come back, or that it is no use, in
                 # grpc-retry-pushback-ms. It is also gRPC's word for a message that is too large; ours never are.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                # CANCELLED: gRPC's own server says that of calls which arrive in the moment it shuts down.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         }
     ],

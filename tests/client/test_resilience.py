@@ -31,9 +31,11 @@ def failing(times, code, *, pushback_ms=None):
     return classify
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED]
+)
 def test_calls_are_retried(code):
-    """A server that is away or full for a moment is asked again; the caller notices nothing."""
+    """A server that is away, full or shutting down for a moment is asked again; the caller notices nothing."""
     servicer = Servicer(failing(2, code))
     with serving(servicer) as port, DigitClient(f"127.0.0.1:{port}", timeout_s=20) as client:
         assert client.classify(BLANK).digit == 0
