@@ -7,6 +7,8 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,12 @@ class ServerProcess:
     def log(self) -> str:
         return self.log_file.read_text()
 
+    @property
+    def memory_mb(self) -> float:
+        """Megabytes that its process holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1000
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
@@ -85,6 +93,14 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
     ready = re.search(r"ready: gRPC (\S+) \(\w+\), metrics (\S+)/metrics", line)
     assert ready, f"{line}\n{log_file.read_text()}"
     return ServerProcess(process, ready[1], ready[2], log_file)
+
+
+def wait_until(condition, timeout_s: float = 20) -> None:
+    """Return once something is true that happens in another process or thread."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        threading.Event().wait(0.02)
 
 
 def mnist_test_set() -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,8 @@ from digits_server.registry import Registry, ServedModel
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
 STREAM_WINDOW = 64
 """Messages of one stream that may be in work at once."""
+STREAM_ROWS = 512
+"""Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
 
 
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
@@ -40,20 +42,27 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     ) -> None:
         """Answer the messages of a stream, in order, each with its answer or its own error.
 
-        Up to `STREAM_WINDOW` messages are worked on at once, so that they can share batches; further ones are not
-        read before the caller has taken the oldest answer.
+        Up to `STREAM_WINDOW` messages, or `STREAM_ROWS` images, are worked on at once, so that they can share batches;
+        further ones are not read before the caller has taken the oldest answer.
         """
         deadline = calls.deadline(context)
         window: asyncio.Queue[_Admitted | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
+        rows = 0
+        has_room = asyncio.Event()
 
         async def read() -> None:
+            nonlocal rows
             async for message in requests:
                 admitted = self._try_to_admit(message, deadline)
+                rows += _rows(admitted)
                 try:
                     await window.put(admitted)
                 except asyncio.CancelledError:
                     _leave(admitted)
                     raise
+                while rows >= STREAM_ROWS:
+                    has_room.clear()
+                    await has_room.wait()
             await window.put(None)
 
         try:
@@ -61,6 +70,8 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
                 tasks.create_task(read())
                 while admitted := await window.get():
                     await context.write(await _stream_response(admitted))  # type: ignore[arg-type] # bytes: see wire.py
+                    rows -= _rows(admitted)
+                    has_room.set()
         finally:
             while not window.empty():  # the stream was cancelled, or its connection is gone
                 _leave(window.get_nowait())
@@ -72,7 +83,8 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     def _admit(self, request: pb.ClassifyRequest, deadline: float) -> _Admitted:
         model = self._registry.get(request.model, request.version)
         converters.options(request, len(model.package.labels))
-        return _Admitted(request, model, model.batcher.admit(converters.images(request), deadline=deadline))
+        images = converters.images(request)
+        return _Admitted(request, model, len(images), model.batcher.admit(images, deadline=deadline))
 
     def _try_to_admit(
         self, message: pb.ClassifyStreamRequest | ServerError, deadline: float
@@ -92,10 +104,15 @@ class _Admitted:
 
     request: pb.ClassifyRequest
     model: ServedModel
+    rows: int
     pending: Pending[Images, Predictions]
 
     async def response(self) -> bytes:
         return converters.response(self.request, self.model, await self.pending.outcomes())
+
+
+def _rows(admitted: _Admitted | ServerError) -> int:
+    return admitted.rows if isinstance(admitted, _Admitted) else 0
 
 
 def _leave(admitted: _Admitted | ServerError | None) -> None:

@@ -161,45 +161,6 @@ def test_concurrent_callers_each_get_their_own(stub):
     assert max(sizes) > 1
 
 
-def stream_of(*requests):
-    return iter([pb.ClassifyStreamRequest(request=request) for request in requests])
-
-
-def test_stream_answers_in_order(stub):
-    """A thousand messages on one stream are answered in order."""
-    digits = np.random.default_rng(3).integers(0, 10, 1000)
-    requests = stream_of(*(pb.ClassifyRequest(pixels=image_of(digit).tobytes()) for digit in digits))
-    answers = [message.response.digits[0] for message in stub.ClassifyStream(requests, timeout=TIMEOUT_S)]
-    assert answers == digits.tolist()
-
-
-def test_bad_message_leaves_the_stream_up(stub):
-    """A bad message is answered with its own error, in its place; the others are answered."""
-    good = pb.ClassifyRequest(pixels=image_of(8).tobytes())
-    answers = list(stub.ClassifyStream(stream_of(good, pb.ClassifyRequest(pixels=b"x"), good), timeout=TIMEOUT_S))
-    assert [message.WhichOneof("result") for message in answers] == ["response", "error", "response"]
-    assert answers[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert "1 bytes; allowed is a multiple of 784" in answers[1].error.message
-
-
-def test_garbage_in_a_stream_is_answered_too(channel):
-    """Bytes that are no message get their error, and the stream goes on."""
-    raw = channel.stream_stream("/digits.v1.DigitClassifier/ClassifyStream")
-    good = next(stream_of(pb.ClassifyRequest(pixels=image_of(8).tobytes()))).SerializeToString()
-    answers = [pb.ClassifyStreamResponse.FromString(data) for data in raw(iter([b"\xff" * 9, good]), timeout=TIMEOUT_S)]
-    assert [message.WhichOneof("result") for message in answers] == ["error", "response"]
-
-
-def test_cancelled_stream_leaves_nothing_behind(stub, server):
-    """A caller who cancels in the middle of a stream does not disturb the next one."""
-    good = pb.ClassifyRequest(pixels=image_of(8).tobytes())
-    call = stub.ClassifyStream(stream_of(*[good] * 5000), timeout=TIMEOUT_S)
-    next(call)
-    call.cancel()
-    assert list(classify(stub, pixels=image_of(5).tobytes()).digits) == [5]
-    assert "never retrieved" not in server.log
-
-
 def test_health_of_server_service_and_models(channel):
     """Health is told for the server, the service and each model; of others nothing is known."""
     health = health_pb2_grpc.HealthStub(channel)
