@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,22 @@ class ServerProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1000
 
+    def metric(self, name: str) -> float:
+        """Return the sum of all samples whose name and labels begin so."""
+        with urllib.request.urlopen(f"{self.metrics_url}/metrics", timeout=20) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def children(self) -> list[int]:
+        """Return the process ids of the supervisor's children, sorted."""
+        pid = self.process.pid
+        return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def workers(self) -> list[int]:
+        """Return the children, once all of them serve; until then nothing."""
+        children = self.children()
+        return children if self.metric("digits_workers_ready") == len(children) else []
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
@@ -83,7 +100,17 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
     log_file = folder / f"server-{len(list(folder.glob('server-*.log')))}.log"
     with log_file.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "digits_server", "--models", models, "--port=0", "--metrics-port=0", *flags],
+            [
+                sys.executable,
+                "-m",
+                "digits_server",
+                "--models",
+                models,
+                "--port=0",
+                "--metrics-port=0",
+                "--workers=1",
+                *flags,
+            ],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -95,7 +122,7 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess(process, ready[1], ready[2], log_file)
 
 
-def wait_until(condition, timeout_s: float = 20) -> None:
+def wait_until(condition, timeout_s: float = 60) -> None:
     """Return once something is true that happens in another process or thread."""
     end = time.monotonic() + timeout_s
     while not condition():

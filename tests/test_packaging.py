@@ -38,6 +38,11 @@ def test_imports_stay_light(statement, allowed):
     assert modules & {"digits_server", "digits_client", "digits_export"} <= {own}
 
 
+def test_supervisor_can_not_serve():
+    """The process that looks after workers loads nothing that serves: it takes little memory, and little can fail."""
+    assert not loaded_by("import digits_server.supervisor") & {"grpc", "google", "numpy", "onnxruntime"}
+
+
 def test_only_the_engine_knows_onnxruntime():
     """In the server, onnxruntime and prometheus_client are each imported by one module."""
     importers = {

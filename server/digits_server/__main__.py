@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pythonjsonlogger.json import JsonFormatter
 
-from digits_server.config import Config, available_cpus
+from digits_server import logs
+from digits_server.config import Config, SettingRefused, available_cpus
 
 PREFIX = "DIGITS_SERVER"
+
+
+class Workers(click.ParamType[int]):
+    """A number of processes, or `auto`, which is 0."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        return 0 if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
 
 
 class Command(click.Command):
@@ -55,6 +63,12 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Folder of model packages, <name>/<version>/.",
 )
 @setting("--default-model", default=Config.default_model, help="Model for requests that name none.")
+@setting(
+    "--workers",
+    type=Workers(),
+    default="auto",
+    help="Processes that share the port; auto: as many as there are CPUs for their inference threads.",
+)
 @setting(
     "--transport",
     type=click.Choice(["auto", "grpcio", "native"]),
@@ -97,6 +111,12 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.IntRange(1, 2**31 - 1),
     default=None,
     help="Most connections at once.  [default: 1000; native has no limit]",
+)
+@setting(
+    "--max-connection-age-s",
+    type=click.FloatRange(1, 10**6),
+    default=None,
+    help="How long a connection lasts before its client must connect anew.  [default: 300; native has no limit]",
 )
 @setting(
     "--max-idle-s",
@@ -155,46 +175,30 @@ def main(max_wait_ms: float, **settings: Any) -> None:
 
     Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused.
 
-    SIGHUP looks at the models folder at once.
+    A second one ends the server at once. SIGHUP: look at certificates, tokens and models now.
 
-    Exit status: 0 after a drain, 2 for a setting that can't work.
+    Exit status: 0 after a drain, 1 if it was cut short or if workers die again and again, 2 for a setting that can't
+    work.
     """
-    config = Config(max_wait_s=max_wait_ms / 1000, **settings)
-    _log_json(config.log_level)
-
-    # Not before the settings are known to be good: importing onnxruntime takes longer than reading them.
-    from digits_server.app import Server  # noqa: PLC0415
-    from digits_server.errors import ModelRefused, SettingRefused  # noqa: PLC0415
-
-    async def serve() -> None:
-        await Server(config).run()
+    workers = settings.pop("workers") or max(1, available_cpus() // settings["inference_threads"])
+    config = Config(max_wait_s=max_wait_ms / 1000, workers=workers, **settings)
+    logs.to_stderr(config.log_level)
 
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve())
-    except ModelRefused as error:
-        raise click.UsageError(f"--models: {error}") from error
+        sys.exit(_serve(config))
     except SettingRefused as error:
         raise click.UsageError(str(error)) from error
 
 
-def _loop_factory() -> Any:
-    try:
-        import uvloop  # noqa: PLC0415 - not available on Windows
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+def _serve(config: Config) -> int:
+    # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
+    if config.workers == 1:
+        from digits_server.worker import serve_alone  # noqa: PLC0415
 
+        return serve_alone(config)
+    from digits_server.supervisor import supervise  # noqa: PLC0415
 
-def _log_json(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter(
-            ["asctime", "levelname", "name", "message"],
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-        )
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    return supervise(config)
 
 
 if __name__ == "__main__":

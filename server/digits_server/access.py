@@ -12,8 +12,7 @@ import grpc
 
 from digits_server import certificates, tokens
 from digits_server.certificates import Certificate
-from digits_server.config import Config
-from digits_server.errors import SettingRefused
+from digits_server.config import Config, SettingRefused
 from digits_server.metrics import Metrics
 from digits_server.tokens import Metadata, Token
 
@@ -169,10 +168,14 @@ class Access:
             return None
         return lambda metadata: tokens.check(metadata, watched.value, scope)
 
+    def look(self) -> None:
+        """Take what has changed in the files."""
+        for watched in (self._certificate, self._tokens):
+            if watched:
+                watched.look()
+
     async def watch(self) -> None:
         """Look after the files, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            for watched in (self._certificate, self._tokens):
-                if watched:
-                    watched.look()
+            self.look()

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,15 @@ from digits_server import open_inference, servicers, transport
 from digits_server.access import Access
 from digits_server.access_log import access_log
 from digits_server.batcher import Batcher
-from digits_server.config import Config, available_cpus, wants_traces
+from digits_server.board import BEAT_S, Board
+from digits_server.config import Config, SettingRefused, wants_traces
 from digits_server.crowd import Crowd
 from digits_server.engine import Images, Predictions
-from digits_server.errors import ModelRefused, SettingRefused
+from digits_server.errors import ModelRefused
 from digits_server.interceptors import Intercepted, Observer
 from digits_server.metrics import Metrics
 from digits_server.packages import Package
-from digits_server.pages import Pages
+from digits_server.pages import Ready
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
 from open_inference.v2 import inference_pb2_grpc
@@ -53,13 +54,14 @@ class Server:
 
     Args:
         config: The settings.
+        board: Where its metrics, heartbeat and readiness are shown.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, board: Board) -> None:
         self._config = config
+        self._board = board
         self._stop = asyncio.Event()
-        self._is_ready = False
-        self._metrics = Metrics()
+        self._metrics = Metrics(board)
         self._registry = Registry(config.default_model, self._make_served)
         self._models = Watch(
             config.models,
@@ -81,33 +83,57 @@ class Server:
             observer = access_log(config.access_log_sample, observer)
         self._rpcs = Intercepted(self._transport, self._metrics, self._access.guard, observer)
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain.
+    async def run(self, on_ready: Callable[[Ready], None], on_drain: Callable[[], None] = lambda: None) -> int:
+        """Serve until `stop` is called or SIGTERM or SIGINT comes, then drain; return the exit status.
+
+        It is 0 if everything that had been accepted was finished, 1 if the grace was over before. A second signal ends
+        the process at once.
+
+        Args:
+            on_ready: Called when the server serves.
+            on_drain: Called when it begins to drain.
 
         Raises:
             ModelRefused: There is no model to serve.
             SettingRefused: A setting can't work here, such as a port that is in use.
         """
+        self._on_ready = on_ready
         with self._signals():
             await self._start()
             await self._stop.wait()
-            await self._drain()
+            on_drain()
+            return await self._drain()
+
+    def stop(self) -> None:
+        """Let `run` drain."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Read again what may have changed on disk."""
+        log.info("reloading")
+        self._access.look()
+        self._models.look_now()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT ask for a drain; the handler only sets a flag."""
+        """Let SIGTERM and SIGINT ask for a drain, SIGHUP for a look at the files."""
         loop = asyncio.get_running_loop()
-        signals = {signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: self._models.look_now}
-        for number, handle in signals.items():
-            loop.add_signal_handler(number, handle)
+        handlers = {signal.SIGTERM: self._asked_to_stop, signal.SIGINT: self._asked_to_stop, signal.SIGHUP: self.reload}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in signals:
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            log.error("ended by a second signal", extra={"in_flight": self._rpcs.in_flight})
+            os._exit(1)
+        self._stop.set()
+
     async def _start(self) -> None:
-        self._pages = Pages(self._config, metrics=self._metrics.page, is_ready=lambda: self._is_ready)
         await self._models.look(is_told=True)
         try:
             self._registry.settle_default(self._config.models)
@@ -133,6 +159,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        self._heart = asyncio.create_task(self._beat())
         await self._models_changed()
         self._background = [asyncio.create_task(task) for task in (self._access.watch(), self._models.run())]
 
@@ -148,44 +175,41 @@ class Server:
         refused = self._registry.refused
         self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
         is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
-        if self._port and not self._is_ready and not self._stop.is_set() and is_fit:
+        if self._port and not self._board.is_ready and not self._stop.is_set() and is_fit:
             await self._set_health(SERVICES, is_serving=True)
-            self._is_ready = True
-            self._announce()
+            self._board.is_ready = True
+            models = tuple(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
+            self._on_ready(Ready(self._port, self._transport.name, models, self._registry.get().package.name))
 
     async def _set_health(self, names: Iterable[str], *, is_serving: bool) -> None:
         health = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, health.SERVING if is_serving else health.NOT_SERVING)
 
-    def _announce(self) -> None:
-        """Print the one line that says where everything is."""
-        models = ", ".join(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
-        print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
-            f"digits-server ready: gRPC {self._config.host}:{self._port} ({self._transport.name}), "
-            f"metrics http://{self._config.metrics_host}:{self._pages.port}/metrics, models {models} "
-            f"(default {self._registry.get().package.name}), {self._config.inference_threads} inference thread(s) "
-            f"of {available_cpus()} CPU(s), pid {os.getpid()}",
-            flush=True,
-        )
+    async def _beat(self) -> None:
+        while True:
+            self._board.beat()
+            await asyncio.sleep(BEAT_S)
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> int:
         log.info("draining", extra={"in_flight": self._rpcs.in_flight, "grace_s": self._config.grace_s})
         # 1. Tell those who ask: nothing new, please.
         for task in self._background:
             task.cancel()
-        self._is_ready = False
+        self._board.is_ready = False
         await self._health.enter_graceful_shutdown()
         # 2. Take nothing new, and finish what has been accepted, within the grace.
         self._rpcs.is_draining = True
-        await self._transport.drain(self._rpcs.finished, self._config.grace_s)
+        is_finished = await self._transport.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
         self._registry.close()
         self._executor.shutdown()
-        await asyncio.to_thread(self._pages.close)
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
-        log.info("drained", extra={"in_flight": self._rpcs.in_flight})
+        self._heart.cancel()
+        self._board.beat()  # what the gauges say at last
+        log.info("drained", extra={"is_finished": is_finished})
+        return 0 if is_finished else 1
 
     def _make_served(self, package: Package) -> ServedModel:
         cost = package.cost
@@ -210,7 +234,7 @@ class Server:
             cost=cost,
             max_wait_s=self._config.max_wait_s,
             executor=None if is_inline else self._executor,
-            expect=Crowd(available_cpus()),
+            expect=Crowd(self._config.cpus),
             on_batch=self._metrics.batch(package.name),
         )
         return ServedModel(package, batcher, self._metrics.serving(package, lambda: batcher.waiting_rows))

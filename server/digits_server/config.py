@@ -9,6 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class SettingRefused(Exception):
+    """Raise when a setting, though well-formed, can't work here.
+
+    Args:
+        flag: The setting, as on the command line.
+        reason: The value, and what is wrong with it.
+    """
+
+    def __init__(self, flag: str, reason: str) -> None:
+        super().__init__(flag, reason)
+        self.flag = flag
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.flag}: {self.reason}"
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of one server; each is a flag and an environment variable of `digits-server`."""
@@ -23,6 +40,8 @@ class Config:
     """Port of the metrics and probe pages; 0 takes a free one."""
     models: Path = Path("models")
     """Folder of model packages: `<name>/<version>/model.onnx`."""
+    workers: int = 1
+    """Processes that share the port; more than one are looked after by a supervisor."""
     transport: str = "auto"
     """What carries RPCs: `grpcio`, `native`, or `auto`."""
     default_model: str = "digits-mlp"
@@ -41,6 +60,8 @@ class Config:
     """Most calls at once on one connection."""
     max_connections: int | None = None
     """Most connections at once; None: what the transport takes, see transport.py."""
+    max_connection_age_s: float | None = None
+    """How long a connection lasts before its client is sent to connect anew; None: as the transport does."""
     max_idle_s: float | None = None
     """How long a connection may be without calls; None: as the transport does."""
     min_ping_interval_s: float | None = None
@@ -67,6 +88,11 @@ class Config:
     """Least severe level that is logged."""
     access_log_sample: float = 0.0
     """Share of the RPCs that are logged."""
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that one worker may keep busy."""
+        return max(1, available_cpus() // self.workers)
 
     @property
     def is_local(self) -> bool:

@@ -161,15 +161,3 @@ def request_id(request: object) -> dict[str, str]:
 
 class ModelRefused(Exception):
     """Raise when a model package can't be trusted; the message says what is wrong. Callers never see it."""
-
-
-class SettingRefused(Exception):
-    """Raise when a setting, though well-formed, can't work here.
-
-    Args:
-        flag: The setting, as on the command line.
-        reason: The value, and what is wrong with it.
-    """
-
-    def __init__(self, flag: str, reason: str) -> None:
-        super().__init__(f"{flag}: {reason}")

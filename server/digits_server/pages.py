@@ -2,54 +2,85 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from digits_server.config import Config
-from digits_server.errors import SettingRefused
+from digits_server.config import Config, SettingRefused, available_cpus
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-HEARTBEAT_S = 2.0
-"""How long the event loop may take to answer before `/healthz` calls it hung."""
+CLOSE_S = 0.1
+"""Time to close within; shorter ones wake an idle process more often."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a process that serves says about itself."""
+
+    port: int
+    transport: str
+    models: tuple[str, ...]
+    """Each as `<name>/<version>`."""
+    default_model: str
 
 
 class Pages:
-    """Serves the pages until closed.
+    """Serves the pages while entered.
 
     Args:
         config: Says where to listen.
         metrics: What answers `/metrics`.
+        is_alive: Whether `/healthz` says yes.
         is_ready: Whether `/readyz` says yes.
 
     Raises:
         SettingRefused: The port can't be had.
     """
 
-    def __init__(self, config: Config, *, metrics: WSGIApplication, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        metrics: WSGIApplication,
+        is_alive: Callable[[], bool],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._config = config
         self._metrics = metrics
-        self._is_ready = is_ready
-        self._loop = asyncio.get_running_loop()
+        self._is_alive, self._is_ready = is_alive, is_ready
         try:
             self._server = make_server(config.metrics_host, config.metrics_port, self._app, _Server, _Handler)
         except OSError as error:
             address = f"{config.metrics_host}:{config.metrics_port}"
             raise SettingRefused("--metrics-port", f"can't listen on {address}; is it in use?") from error
-        self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="pages", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[CLOSE_S], name="pages", daemon=True)
 
-    def close(self) -> None:
-        """Stop listening. Takes up to half a second: not for the event loop's thread."""
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def announce(self, ready: Ready, pids: Sequence[int]) -> None:
+        """Print the one line that says where everything is."""
+        config = self._config
+        workers = f"{config.workers} worker(s) of {config.inference_threads} inference thread(s)"
+        print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
+            f"digits-server ready: gRPC {config.host}:{ready.port} ({ready.transport}), "
+            f"metrics http://{config.metrics_host}:{self._server.server_port}/metrics, "
+            f"models {', '.join(ready.models)} (default {ready.default_model}), {workers} "
+            f"on {available_cpus()} CPU(s), pid {', '.join(map(str, pids))}",
+            flush=True,
+        )
 
     def _app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
@@ -63,11 +94,6 @@ class Pages:
                 return _answer(start_response, HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
         status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
         return _answer(start_response, status, f"{text}: {'yes' if ok else 'no'}")
-
-    def _is_alive(self) -> bool:
-        beat = threading.Event()
-        self._loop.call_soon_threadsafe(beat.set)
-        return beat.wait(HEARTBEAT_S)
 
 
 def _answer(start_response: StartResponse, status: HTTPStatus, text: str) -> list[bytes]:

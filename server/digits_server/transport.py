@@ -14,8 +14,7 @@ from typing import Protocol
 
 import grpc
 
-from digits_server.config import Config, available_cpus
-from digits_server.errors import SettingRefused
+from digits_server.config import Config, SettingRefused
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +24,8 @@ HANDSHAKE_S = 20.0
 """Time for a client to say something after connecting."""
 MAX_CONNECTIONS = 1000
 """Fewer than the 1024 open files that a process usually may have."""
+MAX_CONNECTION_AGE_S = 300.0
+"""Long-lived clients come to know new workers."""
 MAX_IDLE_S = 900.0
 MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
@@ -39,8 +40,8 @@ class Transport(Protocol):
     allows_pushback: bool
     """Whether a refusal may carry the trailer `grpc-retry-pushback-ms`."""
 
-    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> None:
-        """Take no more work, and stop as soon as `finished` returns, or after `grace_s`."""
+    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
+        """Take no more work, stop as soon as `finished` returns, or after `grace_s`, and return which it was."""
 
 
 class Grpcio:
@@ -52,6 +53,8 @@ class Grpcio:
     def __init__(self, config: Config) -> None:
         options = [
             ("grpc.max_allowed_incoming_connections", config.max_connections or MAX_CONNECTIONS),
+            ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s or MAX_CONNECTION_AGE_S)),
+            ("grpc.max_connection_age_grace_ms", _ms(config.grace_s)),
             ("grpc.max_connection_idle_ms", _ms(config.max_idle_s or MAX_IDLE_S)),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.min_ping_interval_s or MIN_PING_INTERVAL_S)),
             ("grpc.keepalive_permit_without_calls", 1),  # clients may look after idle connections, at that pace
@@ -61,12 +64,13 @@ class Grpcio:
         ]
         self.server = grpc.aio.server(options=_options(config) + options)
 
-    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> None:
+    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Close the port and tell clients to go elsewhere (GOAWAY), then as the protocol says."""
-        stopping = asyncio.create_task(self.server.stop(grace_s))
-        await _within(grace_s, finished)
+        stopping = asyncio.create_task(self.server.stop(grace_s + FLUSH_S))
+        is_finished = await _within(grace_s, finished)
         await self.server.stop(FLUSH_S)  # what is left are endless streams (health watches), or those out of time
         await stopping
+        return is_finished
 
 
 class Native:
@@ -80,7 +84,7 @@ class Native:
     allows_pushback = False  # it takes the trailer for a reserved one, and the call hangs until its deadline
 
     def __init__(self, config: Config) -> None:
-        for field in ("tls_cert", "max_connections", "max_idle_s", "min_ping_interval_s"):
+        for field in ("tls_cert", "max_connections", "max_connection_age_s", "max_idle_s", "min_ping_interval_s"):
             if (value := getattr(config, field)) is not None:
                 raise SettingRefused(
                     f"--{field.replace('_', '-')}", f"{value} can't be had of native; grpcio can do it"
@@ -95,13 +99,14 @@ class Native:
             ) from error
         # `Server`, not `server()`, to say how many threads do the HTTP/2 work: more than CPUs only take turns.
         self.server: grpc.aio.Server = pygrpc_native.aio.Server(
-            options=_options(config), io_threads=min(2, available_cpus())
+            options=_options(config), io_threads=min(2, config.cpus)
         )
 
-    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> None:
+    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """As the protocol says. The port stays open meanwhile: callers are told UNAVAILABLE, not refused to connect."""
-        await _within(grace_s, finished)
+        is_finished = await _within(grace_s, finished)
         await self.server.stop(FLUSH_S)
+        return is_finished
 
 
 def make(config: Config) -> Transport:
@@ -135,7 +140,8 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", config.max_metadata_bytes),  # above it some calls fail by chance, so none shall pass
         ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
         ("grpc.max_concurrent_streams", config.max_streams),
-        ("grpc.so_reuseport", 0),  # a second server on a busy port must fail, not share it by accident
+        # Only workers share their port: a second server must fail on it, not take a part of the calls by accident.
+        ("grpc.so_reuseport", int(config.workers > 1)),
     ]
 
 
@@ -143,7 +149,9 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-async def _within(grace_s: float, finished: Callable[[], Awaitable[None]]) -> None:
+async def _within(grace_s: float, finished: Callable[[], Awaitable[None]]) -> bool:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await finished()
+            return True
+    return False

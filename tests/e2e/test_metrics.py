@@ -46,7 +46,8 @@ def test_calls_are_counted_by_code_and_phase(server):
         with pytest.raises(grpc.RpcError):
             stub.Classify(pb.ClassifyRequest(pixels=b"x" * 784 * 5000), timeout=20)
     labels = 'grpc_method="Classify",grpc_service="digits.v1.DigitClassifier",grpc_type="unary"'
-    assert samples(server, "grpc_server_handled_total") == {
+    handled = samples(server, "grpc_server_handled_total")
+    assert {labels: count for labels, count in handled.items() if count} == {
         f'grpc_code="OK",{labels}': 3,
         f'grpc_code="INVALID_ARGUMENT",{labels}': 1,
         f'grpc_code="RESOURCE_EXHAUSTED",{labels}': 1,

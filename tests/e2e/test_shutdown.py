@@ -64,7 +64,7 @@ def test_health_turns_before_the_end(toy_models, tmp_path, transport):
 
 
 def test_grace_bounds_the_drain(toy_models, tmp_path, transport):
-    """A request that would outlast the grace is cut off, and the exit status is 0 all the same."""
+    """A request that would outlast the grace is cut off, and the exit status is 1."""
     server = start_server(
         toy_models,
         tmp_path,
@@ -77,7 +77,7 @@ def test_grace_bounds_the_drain(toy_models, tmp_path, transport):
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes())
         call = pb_grpc.DigitClassifierStub(channel).Classify.future(request, timeout=60)
         wait_until(lambda: b" 1.0" in _metric(server, b"digits_queue_depth"))
-        assert server.stop() == 0
+        assert server.stop() == 1
         assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 

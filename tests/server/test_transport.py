@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from digits_server import transport
-from digits_server.config import Config
-from digits_server.errors import SettingRefused
+from digits_server.config import Config, SettingRefused
 
 
 @pytest.mark.parametrize(("setting", "name"), [("auto", "grpcio"), ("grpcio", "grpcio"), ("native", "native")])

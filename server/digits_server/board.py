@@ -1,0 +1,267 @@
+"""Numbers that one process writes and another may read: counters, gauges and histograms in flat shared memory.
+
+A board is an array of doubles. Each number has one writer and its own cell, so counting is `cells[i] += 1`: no lock,
+no file, no call, and nothing is lost when the writer is killed. Whoever reads must be told which cell means what.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import operator
+import os
+import tempfile
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+CELLS = 1 << 18
+"""Doubles on a board. Memory that nobody has written takes no space."""
+BEAT_S = 0.25
+"""Time between heartbeats."""
+_BEAT, _READY, _FREE = range(3)  # cells
+_ACROSS: dict[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
+_EXEMPLAR = 4  # cells of an exemplar: time (0: none), value, and 16 bytes of trace id
+
+
+@dataclass(frozen=True)
+class Family:
+    """Numbers of one name, told apart by labels."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    """Of a histogram: the buckets' upper bounds, without infinity."""
+    across: Literal["sum", "max", "min"] = "sum"
+    """How the numbers of several processes become one."""
+    has_exemplars: bool = False
+    """Of a histogram: whether each bucket keeps the trace id of its last observation."""
+
+    @property
+    def size(self) -> int:
+        """Cells for one set of labels: a number; or a sum, the buckets, and their exemplars."""
+        buckets = len(self.bounds) + 1
+        return 1 if self.kind != "histogram" else 1 + buckets * (1 + _EXEMPLAR * self.has_exemplars)
+
+
+class Key(NamedTuple):
+    """What the cells from `start` on mean."""
+
+    family: Family
+    labels: tuple[str, ...]
+    start: int
+
+
+class Exemplar(NamedTuple):
+    """One observation of a bucket and the trace it belongs to."""
+
+    timestamp: float
+    value: float
+    trace_id: bytes
+
+
+class Board:
+    """One process' numbers.
+
+    Args:
+        file: Descriptor of the memory to share, from `share`; None: private memory.
+        on_key: Told of each cell before it is first written.
+    """
+
+    def __init__(self, file: int = -1, on_key: Callable[[Key], None] = lambda _key: None) -> None:
+        self._bytes = memoryview(mmap.mmap(file, CELLS * 8))
+        self.cells = self._bytes.cast("d")
+        self.keys: list[Key] = []
+        """What is on the board, in the order of claiming."""
+        self._on_key = on_key
+        self._starts: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._free = _FREE
+        self._watched: dict[int, Callable[[], float]] = {}
+
+    # What the writer calls.
+
+    def cell(self, family: Family, *labels: str) -> int:
+        """Return the first cell of a set of labels, a new one if need be."""
+        start = self._starts.get((family.name, labels))
+        if start is None:
+            start, self._free = self._free, self._free + family.size
+            key = Key(family, labels, start)
+            self._on_key(key)
+            self.keys.append(key)
+            self._starts[family.name, labels] = start
+        return start
+
+    def counter(self, family: Family, *labels: str) -> Callable[[float], None]:
+        """Return what adds to a counter."""
+        cells, start = self.cells, self.cell(family, *labels)
+
+        def add(amount: float) -> None:
+            cells[start] += amount
+
+        return add
+
+    def gauge(self, family: Family, value: float | Callable[[], float], *labels: str) -> Callable[[], None]:
+        """Show a number, or what a function returns at each heartbeat, until what is returned here is called."""
+        start = self.cell(family, *labels)
+        if callable(value):
+            self._watched[start] = value
+            self.cells[start] = value()
+        else:
+            self.cells[start] = value
+
+        def clear() -> None:
+            self._watched.pop(start, None)
+            self.cells[start] = float("nan")
+
+        return clear
+
+    def histogram(self, family: Family, *labels: str) -> Callable[[float], None]:
+        """Return what observes a number."""
+        cells, total, bounds = self.cells, self.cell(family, *labels), family.bounds
+        first = total + 1
+
+        def observe(value: float) -> None:
+            cells[first + bisect_left(bounds, value)] += 1
+            cells[total] += value
+
+        return observe
+
+    def histogram_of_many(self, family: Family, *labels: str) -> Callable[[Sequence[float]], None]:
+        """Return what observes many numbers at once: for 64 of them at a tenth of the time of one by one."""
+        cells, total, bounds = self.cells, self.cell(family, *labels), family.bounds
+        first = total + 1
+
+        def observe(values: Sequence[float]) -> None:
+            cells[total] += sum(values)
+            values = sorted(values)
+            done, size = 0, len(values)
+            while done < size:
+                bucket = bisect_left(bounds, values[done])
+                end = bisect_right(values, bounds[bucket], done) if bucket < len(bounds) else size
+                cells[first + bucket] += end - done
+                done = end
+
+        return observe
+
+    def exemplars(self, family: Family, *labels: str) -> Callable[[float, bytes], None]:
+        """Return what remembers an observation with its trace id, 16 bytes; it does not count it."""
+        cells, start, bounds = self.cells, self.cell(family, *labels), family.bounds
+        first = start + 2 + len(bounds)
+
+        def remember(value: float, trace_id: bytes) -> None:
+            cell = first + _EXEMPLAR * bisect_left(bounds, value)
+            cells[cell] = 0.0  # whoever reads now sees none, rather than half of one
+            cells[cell + 1] = value
+            self._bytes[8 * cell + 16 : 8 * cell + 32] = trace_id
+            cells[cell] = time.time()  # OpenMetrics wants the time of day
+
+        return remember
+
+    def beat(self) -> None:
+        """Show that the process is alive, and what its watched gauges say now."""
+        for start, value in self._watched.items():
+            self.cells[start] = value()
+        self.cells[_BEAT] = time.monotonic()
+
+    # What both sides call.
+
+    @property
+    def last_beat(self) -> float:
+        """When the process last showed that it is alive, on the monotonic clock; 0: not yet, for it is starting."""
+        return self.cells[_BEAT]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process serves."""
+        return self.cells[_READY] == 1.0
+
+    @is_ready.setter
+    def is_ready(self, value: bool) -> None:
+        self.cells[_READY] = value
+
+    # What the reader calls.
+
+    def numbers(self, key: Key) -> list[float]:
+        """Return a counter's or gauge's number, or a histogram's sum and its buckets' counts."""
+        size = 2 + len(key.family.bounds) if key.family.kind == "histogram" else 1
+        return list(self.cells[key.start : key.start + size])
+
+    def remembered(self, key: Key) -> Iterator[Exemplar]:
+        """Yield a histogram's exemplars, bucket by bucket; those without one have time 0."""
+        first = key.start + 2 + len(key.family.bounds)
+        for cell in range(first, key.start + key.family.size, _EXEMPLAR):
+            before = self.cells[cell]
+            exemplar = Exemplar(before, self.cells[cell + 1], bytes(self._bytes[8 * cell + 16 : 8 * cell + 32]))
+            yield exemplar if self.cells[cell] == before else exemplar._replace(timestamp=0.0)
+
+
+def share() -> int:
+    """Return a descriptor of memory for a board. It has no name: it is gone with the last process that uses it."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("digits-board")
+    else:
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.ftruncate(file, CELLS * 8)
+    return file
+
+
+class Boards:
+    """What several boards say together. What the dead have counted stays; their gauges go.
+
+    May be read on any thread.
+    """
+
+    def __init__(self) -> None:
+        self._living: list[Board] = []
+        self._past: dict[tuple[Family, tuple[str, ...]], list[float]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, board: Board) -> None:
+        """Read this board too."""
+        with self._lock:
+            self._living.append(board)
+
+    def bury(self, board: Board) -> None:
+        """Keep what a board's process has counted; it is dead."""
+        with self._lock:
+            self._living.remove(board)
+            for key in board.keys:
+                if key.family.kind != "gauge":
+                    _join(self._past, key, board.numbers(key))
+
+    def totals(self) -> dict[Family, dict[tuple[str, ...], list[float]]]:
+        """Return the numbers of each set of labels, by family: one, or a histogram's sum and its buckets' counts."""
+        with self._lock:
+            sums = {labels: list(numbers) for labels, numbers in self._past.items()}
+            for board in self._living:
+                for key in list(board.keys):
+                    numbers = board.numbers(key)
+                    if not math.isnan(numbers[0]):  # as a gauge that was cleared is
+                        _join(sums, key, numbers)
+        totals: dict[Family, dict[tuple[str, ...], list[float]]] = {}
+        for (family, labels), numbers in sums.items():
+            totals.setdefault(family, {})[labels] = numbers
+        return totals
+
+    def exemplars(self, family: Family, labels: tuple[str, ...]) -> list[Exemplar]:
+        """Return the last exemplar of each bucket, over all living boards; those without one have time 0."""
+        with self._lock:
+            found = [
+                board.remembered(key)
+                for board in self._living
+                for key in list(board.keys)
+                if key.family == family and key.labels == labels
+            ]
+        return [max(bucket) for bucket in zip(*found, strict=True)]
+
+
+def _join(sums: dict[tuple[Family, tuple[str, ...]], list[float]], key: Key, numbers: list[float]) -> None:
+    before = sums.setdefault((key.family, key.labels), numbers)
+    if before is not numbers:
+        sums[key.family, key.labels] = [*map(_ACROSS[key.family.across], before, numbers)]

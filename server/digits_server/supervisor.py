@@ -1,0 +1,221 @@
+"""Several workers on one port: starts them, replaces those that die or hang, drains them. Serves no RPC itself.
+
+Imports nothing that serves: a supervisor takes a fraction of a worker's memory, and little that could fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from digits_server import families, metrics
+from digits_server.board import Board, Boards
+from digits_server.child import Child
+from digits_server.config import Config, SettingRefused
+from digits_server.pages import Pages
+
+log = logging.getLogger(__name__)
+
+SERVED_S = 30.0
+"""A worker that has served so long was a good one."""
+TRIES = 5
+"""Workers in a row that were not, after which there is no hope."""
+BACK_OFF_S = 0.5
+"""Pause before the second replacement in a row; it doubles with each. There is none before the first."""
+DRAIN_S = 5.0
+"""Time beyond the grace in which workers end by themselves."""
+
+
+class GaveUp(Exception):
+    """Raise when new workers die too, again and again."""
+
+
+def supervise(config: Config) -> int:
+    """Serve with several workers until a signal ends it; return the exit status.
+
+    Raises:
+        SettingRefused: A setting can't work here, such as a port that is in use.
+    """
+    try:
+        return asyncio.run(_supervise(config))
+    except GaveUp as error:
+        log.critical("gave up", extra={"reason": str(error)})
+        return 1
+
+
+async def _supervise(config: Config) -> int:
+    return await Supervisor(config).run()
+
+
+class Supervisor:
+    """Keeps `config.workers` processes serving. Make it on the event loop that will run it.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop, self._end_now = asyncio.Event(), asyncio.Event()
+        self._children: dict[int, Child] = {}  # by pid; one place may have two, of which one drains
+        self._announced = False
+        self._boards, self._board = Boards(), Board()
+        self._boards.add(self._board)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; return the exit status.
+
+        Raises:
+            SettingRefused: A setting can't work here, such as a port that is in use.
+            GaveUp: Workers die as soon as they are started.
+        """
+        with _reserved(self._config) as port, self._pages() as self._page, self._signals():
+            self._config = replace(self._config, port=port)
+            keepers = [asyncio.create_task(self._keep(place)) for place in range(self._config.workers)]
+            stop = asyncio.create_task(self._stop.wait())
+            try:
+                done, _ = await asyncio.wait([stop, *keepers], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a keeper comes to an end only by an error
+                return await self._drain()
+            finally:
+                for child in self._children.values():
+                    child.kill()
+                for task in (stop, *keepers):
+                    task.cancel()
+                await asyncio.gather(
+                    *(child.ended for child in self._children.values()), stop, *keepers, return_exceptions=True
+                )
+
+    def _pages(self) -> Pages:
+        return Pages(
+            self._config,
+            metrics=metrics.page(
+                self._boards,
+                lambda: (
+                    {"supervisor": os.getpid()}
+                    | {str(child.place): pid for pid, child in self._children.copy().items()}
+                ),
+            ),
+            is_alive=lambda: not self._children or any(not child.is_hung for child in list(self._children.values())),
+            is_ready=lambda: self._announced and any(child.board.is_ready for child in list(self._children.values())),
+        )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let signals ask for a drain, its end, or a look at the files; the handlers only set flags."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._asked_to_stop,
+            signal.SIGINT: self._asked_to_stop,
+            signal.SIGHUP: self._reload,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _asked_to_stop(self) -> None:
+        (self._end_now if self._stop.is_set() else self._stop).set()
+
+    def _reload(self) -> None:
+        for child in self._children.values():
+            child.tell("reload")
+
+    async def _keep(self, place: int) -> None:
+        """Keep one place filled: one worker after the other.
+
+        Raises:
+            SettingRefused, GaveUp: As `run`.
+        """
+        failures = 0
+        while not self._stop.is_set():
+            child = self._start(place)
+            reason = await child.left
+            if self._stop.is_set():
+                return
+            if child.refusal and not self._announced:
+                raise child.refusal
+            failures = 0 if reason == "asked" else 1 if child.served_s > SERVED_S else failures + 1
+            self._board.cells[self._board.cell(families.RESTARTS, reason)] += 1
+            pause_s = BACK_OFF_S * 2 ** (failures - 2) if failures > 1 else 0.0
+            log.log(
+                logging.WARNING if failures else logging.INFO,
+                "worker replaced",
+                extra={"worker": place, "worker_pid": child.pid, "reason": reason, "pause_s": pause_s}
+                | ({"refusal": str(child.refusal)} if child.refusal else {}),
+            )
+            if failures >= TRIES:
+                raise GaveUp(f"{failures} workers in a row served less than {SERVED_S:g} s; the last one {reason}")
+            await asyncio.sleep(pause_s)
+
+    def _start(self, place: int) -> Child:
+        child = Child(place, self._config, on_ready=self._announce)
+        self._children[child.pid] = child
+        self._boards.add(child.board)
+
+        def bury(_: object) -> None:
+            self._boards.bury(child.board)
+            del self._children[child.pid]
+
+        child.ended.add_done_callback(bury)
+        return child
+
+    def _announce(self) -> None:
+        ready = [child.ready for child in self._children.values() if child.ready]
+        if not self._announced and len(ready) == self._config.workers:
+            self._announced = True
+            self._page.announce(ready[0], [os.getpid(), *self._children])
+
+    async def _drain(self) -> int:
+        children = list(self._children.values())
+        log.info("draining", extra={"workers": len(children), "grace_s": self._config.grace_s})
+        for child in children:
+            child.tell("drain")
+        ended: asyncio.Future[list[int]] = asyncio.gather(*(child.ended for child in children))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.grace_s + DRAIN_S):
+                end_now = asyncio.create_task(self._end_now.wait())
+                either: set[asyncio.Future[Any]] = {ended, end_now}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            log.error("ended before the drain was over", extra={"worker_pids": list(self._children)})
+            return 1
+        log.info("drained")
+        return 1 if any(ended.result()) else 0
+
+
+@contextlib.contextmanager
+def _reserved(config: Config) -> Iterator[int]:
+    """Hold a port for workers to share, a free one for 0, and yield it. Who only binds and never listens gets no calls.
+
+    Raises:
+        SettingRefused: Somebody else has it.
+    """
+    host = config.host.strip("[]")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe, socket.socket(family, kind) as reserve:
+            # Would someone who does not share get it? What is left of closed connections does not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            port: int = probe.getsockname()[1]
+            probe.close()
+            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserve.bind((address[0], port, *address[2:]))
+            yield port
+    except OSError as error:
+        raise SettingRefused("--port", f"can't listen on {config.host}:{config.port}; is it in use?") from error
