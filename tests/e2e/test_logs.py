@@ -118,6 +118,7 @@ def test_internal_errors_are_found_by_request_and_trace(tmp_path, monkeypatch, t
                 str(tmp_path / "models"),
                 "--port=0",
                 "--metrics-port=0",
+                "--workers=1",
                 f"--transport={transport}",
             ],
             stdout=subprocess.PIPE,
