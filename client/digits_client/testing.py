@@ -152,7 +152,8 @@ def serve(*flags: str) -> Iterator[str]:
     Raises:
         RuntimeError: The server did not start; it has said why on stderr.
     """
-    command = [sys.executable, "-m", "digits_server", "--port=0", "--metrics-port=0", "--log-level=warning", *flags]
+    quiet = ["--port=0", "--metrics-port=0", "--workers=1", "--log-level=warning"]
+    command = [sys.executable, "-m", "digits_server", *quiet, *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
         try:
             ready = re.search(r"ready: gRPC ([^\s,]+)", process.stdout.readline() if process.stdout else "")

@@ -57,7 +57,7 @@ class Host:
 
     def start(self) -> None:
         """Start the server and return when it is ready."""
-        command = (sys.executable, "-m", "digits_server", "--models", str(self.models), "--host=0.0.0.0")
+        command = (sys.executable, "-m", "digits_server", "--models", str(self.models), "--host=0.0.0.0", "--workers=1")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", self._name, *command, "--metrics-host=0.0.0.0", *self._flags],
