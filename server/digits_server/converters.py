@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import wire
+from digits_server import calls, wire
 from digits_server.engine import PIXELS, Images, Predictions
 from digits_server.errors import MAX_REQUEST_ID, InvalidArgument, quoted
 from digits_server.jobs import Outcome
@@ -67,7 +67,7 @@ def check_id(field: str, value: str) -> None:
     Raises:
         InvalidArgument: It is too long, or would not pass unchanged through headers and logs.
     """
-    if value and (len(value) > MAX_REQUEST_ID or not (value.isascii() and value.isprintable())):
+    if not calls.is_id(value):
         raise InvalidArgument(
             field,
             f"is {quoted(value)}, {len(value)} characters; allowed are up to {MAX_REQUEST_ID} printable ASCII "
@@ -75,9 +75,8 @@ def check_id(field: str, value: str) -> None:
         )
 
 
-def response(request: pb.ClassifyRequest, model: ServedModel, outcomes: Sequence[Outcome[Predictions]]) -> bytes:
-    """Return the answer to a request, as bytes, from what its batch, or batches, gave."""
-    outcome = joined(outcomes)
+def response(request: pb.ClassifyRequest, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
+    """Return the answer to a request, as bytes, from what became of it."""
     fixed = model.signature
     if request.request_id or request.top_k:
         fixed += _extras(request, outcome).SerializeToString()

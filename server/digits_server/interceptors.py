@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from digits_server import calls
 from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics, RpcCounter
 from digits_server.tokens import Metadata
@@ -104,7 +105,8 @@ class Intercepted:
                 if isinstance(answer, Rejected):
                     self._metrics.rejected(answer.reason)
                 end(answer.code, start, done)  # before the caller can know
-                context.set_trailing_metadata(trailers(answer, pushback=self._transport.allows_pushback))
+                explained = trailers(answer, pushback=self._transport.allows_pushback)
+                context.set_trailing_metadata((*explained, *calls.named(request)))
                 await context.abort(answer.code, answer.message)
             except BaseException:
                 end(grpc.StatusCode.CANCELLED, start, done)

@@ -57,7 +57,10 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         converters.check_id("id", request.id)
         outputs = tensors.outputs(request)
         pending = model.batcher.admit(tensors.images(request), deadline=calls.deadline(context))
-        return tensors.response(request, outputs, model, converters.joined(await pending.outcomes()))
+        outcome = converters.joined(await pending.outcomes())
+        if request.id:
+            context.set_trailing_metadata(calls.trailers(request, model.package, outcome))
+        return tensors.response(request, outputs, model, outcome)
 
     def _model(self, field: str, name: str, version: str) -> ServedModel:
         if not name:  # here names are not optional: nobody gets a model by mistake

@@ -14,6 +14,7 @@ from digits_server import calls, converters, wire
 from digits_server.batcher import Pending
 from digits_server.engine import Images, Predictions
 from digits_server.errors import ServerError, public
+from digits_server.jobs import Outcome
 from digits_server.registry import Registry, ServedModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
@@ -33,7 +34,11 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]
     ) -> bytes:
         """Answer one request, with the bytes of a `ClassifyResponse`."""
-        return await self._admit(request, calls.deadline(context)).response()
+        admitted = self._admit(request, calls.deadline(context))
+        outcome = await admitted.outcome()
+        if request.request_id:
+            context.set_trailing_metadata(calls.trailers(request, admitted.model.package, outcome))
+        return converters.response(request, admitted.model, outcome)
 
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
         self,
@@ -107,8 +112,8 @@ class _Admitted:
     rows: int
     pending: Pending[Images, Predictions]
 
-    async def response(self) -> bytes:
-        return converters.response(self.request, self.model, await self.pending.outcomes())
+    async def outcome(self) -> Outcome[Predictions]:
+        return converters.joined(await self.pending.outcomes())
 
 
 def _rows(admitted: _Admitted | ServerError) -> int:
@@ -124,7 +129,8 @@ async def _stream_response(admitted: _Admitted | ServerError) -> bytes:
     try:
         if isinstance(admitted, ServerError):
             raise admitted
-        return wire.stream_response(await admitted.response())
+        response = converters.response(admitted.request, admitted.model, await admitted.outcome())
+        return wire.stream_response(response)
     except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
         fault = public(error)
         status = pb.StreamError(code=fault.code.value[0], message=fault.message)

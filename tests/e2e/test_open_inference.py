@@ -89,6 +89,17 @@ def test_answer_names_request_model_and_time(stub):
     assert answer.parameters["queue_seconds"].double_param >= 0
 
 
+def test_id_and_time_are_in_the_trailers_too(stub):
+    """Who gives an id finds it, the model and the timing in the trailers, as with `Classify`; errors return it too."""
+    answer, call = stub.ModelInfer.with_call(request(tensor(), raw=[GOOD], id="order 66"), timeout=TIMEOUT_S)
+    trailers = dict(call.trailing_metadata())
+    assert [trailers[name] for name in ("x-request-id", "digits-model", "digits-version")] == ["order 66", "toy-b", "1"]
+    assert float(trailers["digits-queue-s"]) == pytest.approx(answer.parameters["queue_seconds"].double_param, abs=1e-6)
+    with pytest.raises(grpc.RpcError) as error:
+        infer(stub, id="order 67")
+    assert dict(error.value.trailing_metadata())["x-request-id"] == "order 67"
+
+
 def test_unknown_parameters_are_ignored(stub):
     """Options of other servers, on the request, its input and its output, change nothing."""
     message = request(tensor(), raw=[PIXELS[:1].tobytes()], outputs=["digits"])

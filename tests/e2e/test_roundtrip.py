@@ -83,6 +83,32 @@ def test_options(stub):
     ]
 
 
+def test_a_request_with_a_name_has_its_story_in_the_trailers(stub):
+    """Who names a request finds the name, the model and the timing in the trailers, also without reading the answer."""
+    request = pb.ClassifyRequest(pixels=image_of(4).tobytes() * 2, request_id="order 66", model="toy-a", version="1")
+    answer, call = stub.Classify.with_call(request, timeout=TIMEOUT_S)
+    trailers = dict(call.trailing_metadata())
+    assert trailers["x-request-id"] == answer.request_id == "order 66"
+    assert (trailers["digits-model"], trailers["digits-version"]) == ("toy-a", "1")
+    assert float(trailers["digits-queue-s"]) == pytest.approx(answer.timing.queue_seconds, abs=1e-6)
+    assert float(trailers["digits-inference-s"]) == pytest.approx(answer.timing.inference_seconds, abs=1e-6)
+    assert int(trailers["digits-batch-size"]) == answer.timing.batch_size == 2
+
+
+def test_a_refusal_returns_the_name_of_the_request(stub):
+    """An error names the request that it answers; a name that no header can hold is not returned."""
+    error = refusal(lambda: classify(stub, pixels=b"x", request_id="order 66"))
+    assert dict(error.trailing_metadata())["x-request-id"] == "order 66"
+    error = refusal(lambda: classify(stub, pixels=image_of(4).tobytes(), request_id="order\r\nx: y"))
+    assert "x-request-id" not in dict(error.trailing_metadata())
+
+
+def test_a_request_without_a_name_has_no_trailers(stub):
+    """Trailers cost time: nobody pays who has not asked for them."""
+    _, call = stub.Classify.with_call(pb.ClassifyRequest(pixels=image_of(4).tobytes()), timeout=TIMEOUT_S)
+    assert call.trailing_metadata() == ()
+
+
 def test_models_and_versions(stub):
     """A request may name a model and pin a version; the latest is the default."""
     pixels = image_of(3).tobytes()

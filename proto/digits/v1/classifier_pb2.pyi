@@ -112,8 +112,10 @@ class ClassifyRequest(_message.Message):
     omit_probabilities: _builtins.bool
     """Leaves `probabilities` out of the answer."""
     request_id: _builtins.str
-    """The caller's name for this request, at most 128 visible ASCII characters; returned
-    in the answer and written in the server's log lines about it.
+    """The caller's name for this request, at most 128 printable ASCII characters; returned
+    in the answer and written in the server's log lines about it. A `Classify` call whose
+    request has a name also gets trailing metadata: `x-request-id`, `digits-model`,
+    `digits-version`, `digits-queue-s`, `digits-inference-s`, `digits-batch-size`.
     """
     @_builtins.property
     def vectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

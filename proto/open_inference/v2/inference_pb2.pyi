@@ -446,7 +446,9 @@ class ModelInferRequest(_message.Message):
     model_version: _builtins.str
     """Its version; empty: the latest."""
     id: _builtins.str
-    """The caller's name for this request; returned in the answer."""
+    """The caller's name for this request, at most 128 printable ASCII characters; returned in the
+    answer, and with it the trailing metadata of `digits.v1.ClassifyRequest.request_id`.
+    """
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
         """Options of the request; Digits knows none and ignores them."""
