@@ -35,7 +35,7 @@ def access_log(sample: float, inner: Observer | None) -> Observer:
             return ended
         start = time.perf_counter()
 
-        def log_and_end(code: grpc.StatusCode) -> str:
+        def log_and_end(code: grpc.StatusCode) -> bytes:
             fields = {
                 "method": method,
                 "code": code.name,
@@ -52,5 +52,5 @@ def access_log(sample: float, inner: Observer | None) -> Observer:
     return begun
 
 
-def _untraced(_code: grpc.StatusCode) -> str:
-    return ""
+def _untraced(_code: grpc.StatusCode) -> bytes:
+    return b""

@@ -217,7 +217,7 @@ class Server:
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
         if not is_inline and not self._config.max_batch_size:
             size = cost.best_batch_size()
-        predicted = self._metrics.predicted(package.name, package.labels)
+        predicted = self._metrics.predicted(package)
 
         def run(images: Sequence[Images]) -> Predictions:
             predictions = package.engine.predict(images)

@@ -47,10 +47,11 @@ class Predictions:
         confidences: (n,) float32, its probability.
         probabilities: (n, classes) float32, rows add up to 1.
         flags: (n,) uint8, sets of quality bits.
+        ink: (n,) float32, mean ink of the images.
     """
 
     __slots__ = (
-        *("digits", "confidences", "probabilities", "flags"),
+        *("digits", "confidences", "probabilities", "flags", "ink"),
         *("digits_bytes", "confidences_bytes", "probabilities_bytes", "flags_bytes", "bytes_per_image"),
     )
 
@@ -60,11 +61,13 @@ class Predictions:
         confidences: npt.NDArray[np.float32],
         probabilities: npt.NDArray[np.float32],
         flags: npt.NDArray[np.uint8],
+        ink: npt.NDArray[np.float32],
     ) -> None:
         self.digits = digits
         self.confidences = confidences
         self.probabilities = probabilities
         self.flags = flags
+        self.ink = ink
         # Once for the whole batch: cutting bytes for each caller costs a fraction of cutting arrays.
         self.digits_bytes = digits.tobytes()
         self.confidences_bytes = confidences.tobytes()
@@ -78,7 +81,7 @@ class Predictions:
     @classmethod
     def join(cls, parts: Sequence[tuple[Predictions, int, int]]) -> Predictions:
         """Return rows `start` to `end` of each of several, in order."""
-        columns = ("digits", "confidences", "probabilities", "flags")
+        columns = ("digits", "confidences", "probabilities", "flags", "ink")
         return cls(
             *(np.concatenate([getattr(part, name)[start:end] for part, start, end in parts]) for name in columns)
         )
@@ -202,8 +205,9 @@ class Engine:
         unsure = confidences < np.float32(self._limits.low_confidence)
         if scores:
             unsure |= scores[0] > self._limits.outlier_score
-        flags = self._flags[self._ink_edges.searchsorted(x.dot(self._mean)), unsure.view(np.uint8)]
-        return Predictions(probabilities.argmax(axis=1).astype(np.uint8), confidences, probabilities, flags)
+        ink = x.dot(self._mean)
+        flags = self._flags[self._ink_edges.searchsorted(ink), unsure.view(np.uint8)]
+        return Predictions(probabilities.argmax(axis=1).astype(np.uint8), confidences, probabilities, flags, ink)
 
     def measure(self) -> CostCurve:
         """Run batches of growing size and return what they cost, as far as one takes no longer than the budget."""

@@ -11,10 +11,14 @@ SECONDS = (
 """Bucket bounds: a run takes tens of microseconds, a call under load a few milliseconds."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
+INKS = (0.02, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5)
+"""Bucket bounds of mean ink: MNIST's digits have 0.03 to 0.4, half of them 0.1 to 0.15."""
 
 _RPC, _MODEL, _VERSION = ("grpc_type", "grpc_service", "grpc_method"), ("model",), ("model", "version")
 HANDLED = Family("counter", "grpc_server_handled", "RPCs completed.", (*_RPC, "grpc_code"))
-HANDLING = Family("histogram", "grpc_server_handling_seconds", "Time in the RPC's handler.", _RPC, SECONDS)
+HANDLING = Family(
+    "histogram", "grpc_server_handling_seconds", "Time in the RPC's handler.", _RPC, SECONDS, has_exemplars=True
+)
 REJECTED = Family("counter", "digits_rejected", "Requests refused on arrival.", ("reason",))
 SECRETS = Family("counter", "digits_secret_loads", "New certificates, tokens.", ("secret", "result"))
 HANDSHAKES = Family("counter", "digits_tls_handshakes", "TLS handshakes begun.")
@@ -30,6 +34,20 @@ SIZE = Family("histogram", "digits_batch_size", "Images in a run.", _MODEL, SIZE
 BATCHES = Family("counter", "digits_batches", "Runs, by what released them.", (*_MODEL, "release"))
 PREDICTIONS = Family("counter", "digits_predictions", "Images, by answer.", (*_MODEL, "digit"))
 CONFIDENCE = Family("histogram", "digits_confidence", "Probability of the answer.", _MODEL, CONFIDENCES)
+INK = Family("histogram", "digits_input_ink", "Mean ink of an image, 0 to 1.", _MODEL, INKS)
+REFERENCE = Family(
+    "gauge",
+    "digits_reference_share",
+    "Share of the training images, by feature (ink: le of digits_input_ink, class: digit).",
+    (*_MODEL, "feature", "bucket"),
+    across="max",
+)
+DRIFT = Family(
+    "gauge",
+    "digits_input_drift",
+    "Population stability index of the images of late against the training images; above 0.25 they differ.",
+    (*_MODEL, "feature"),
+)
 DEPTH = Family("gauge", "digits_queue_depth", "Images waiting.", _VERSION)
 INFO = Family("gauge", "digits_model_info", "1 for a version that serves.", _VERSION, across="max")
 GAIN = Family(
@@ -44,7 +62,7 @@ UNREADABLE = Family("gauge", "digits_models_unreadable", "1 while the models fol
 READY = Family("gauge", "digits_workers_ready", "Processes that serve.")
 RESTARTS = Family("counter", "digits_worker_restarts", "Workers replaced, by reason.", ("reason",))
 FAMILIES = (
-    *(HANDLED, HANDLING, REJECTED, SECRETS, HANDSHAKES, QUEUE, INFERENCE, SIZE, BATCHES, PREDICTIONS, CONFIDENCE),
-    *(EXPIRY, DEPTH, INFO, GAIN, REFUSED, UNREADABLE, READY, RESTARTS),
+    *(HANDLED, HANDLING, REJECTED, SECRETS, HANDSHAKES, QUEUE, INFERENCE, SIZE, BATCHES, PREDICTIONS, CONFIDENCE, INK),
+    *(REFERENCE, EXPIRY, DEPTH, INFO, GAIN, REFUSED, UNREADABLE, READY, RESTARTS),
 )
-"""All of them, in the order of the page."""
+"""All that boards hold, in the order of the page; `DRIFT` is worked out of them."""

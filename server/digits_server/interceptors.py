@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # generic only in the stubs
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
-Ended = Callable[[grpc.StatusCode], str]
-"""Told how an RPC ended; returns the id of its trace if somebody records it, else ""."""
+Ended = Callable[[grpc.StatusCode], bytes]
+"""Told how an RPC ended; returns the id of its trace, 16 bytes, if somebody records it, else none."""
 Observer = Callable[[str, Any, "Context"], Ended]
 """Told of an RPC that begins: its method as `service/method`, the request or the iterator of them, the context."""
 
@@ -116,23 +116,26 @@ class Intercepted:
                 return response
 
         return wrap(
-            self._observed(call, count, f"{service}/{method}"),
+            self._observed(call, count, (kind, service, method)),
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=_serialize,
         )
 
-    def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, method: str) -> Any:
+    def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, labels: tuple[str, str, str]) -> Any:
         """Return what tells the observer of a call and makes it; without an observer, the call itself."""
         observer = self._observer
         if observer is None:
             return call
+        method, remember = "/".join(labels[1:]), self._metrics.traced(*labels)
 
         async def observed(request: Any, context: Context) -> Any:
             ended = observer(method, request, context)
 
             def done(code: grpc.StatusCode, elapsed_s: float) -> None:
-                ended(code)
+                trace_id = ended(code)
                 count(code, elapsed_s)
+                if trace_id:
+                    remember(elapsed_s, trace_id)
 
             return await call(request, context, done)
 

@@ -6,7 +6,7 @@ That one may be a supervisor: nothing here needs grpc, numpy or onnxruntime.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from digits_server import families
+from digits_server import drift, families
 from digits_server.board import Board, Boards, Family
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ class Metrics:
             observe(elapsed_s)
 
         return done
+
+    def traced(self, kind: str, service: str, method: str) -> Callable[[float, bytes], None]:
+        """Return what remembers an RPC's trace: call it with the seconds in the handler and the trace's 16 bytes."""
+        return self._board.exemplars(families.HANDLING, kind, service, method)
 
     def rejected(self, reason: str) -> None:
         """Count a request refused on arrival."""
@@ -110,15 +114,22 @@ class Metrics:
 
         return observe
 
-    def predicted(self, model: str, labels: Sequence[str]) -> Callable[[Predictions], None]:
-        """Return what observes the answers of one model."""
-        cells, digits = self._board.cells, [self._board.cell(families.PREDICTIONS, model, label) for label in labels]
-        confidence = self._board.histogram_of_many(families.CONFIDENCE, model)
+    def predicted(self, package: Package) -> Callable[[Predictions], None]:
+        """Return what observes the answers of one model, beside what its package says of the training images."""
+        board, model = self._board, package.name
+        cells, digits = board.cells, [board.cell(families.PREDICTIONS, model, label) for label in package.labels]
+        confidence = board.histogram_of_many(families.CONFIDENCE, model)
+        ink = board.histogram_of_many(families.INK, model)
+        expected = drift.reference(package.engine.metadata, families.INKS)
+        for feature, buckets in (("ink", _bucket_names(families.INK)), ("class", package.labels)):
+            for bucket, share in zip(buckets, expected.get(feature, ()), strict=False):
+                board.gauge(families.REFERENCE, share, model, feature, bucket)
 
         def observe(predictions: Predictions) -> None:
             for digit, count in Counter(predictions.digits_bytes).items():
                 cells[digits[digit]] += count
             confidence(predictions.confidences.tolist())
+            ink(predictions.ink.tolist())
 
         return observe
 
@@ -142,11 +153,32 @@ class _Counted(Collector):
 
     def __init__(self, boards: Boards) -> None:
         self._boards = boards
+        self._drift = drift.Drift()
 
     def collect(self) -> Iterator[Metric]:
         totals = self._boards.totals()
         for family in families.FAMILIES:
             yield from self._metric(family, totals.get(family, {}))
+        yield from self._metric(families.DRIFT, self._drifts(totals))
+
+    def _drifts(
+        self, totals: Mapping[Family, Mapping[tuple[str, ...], list[float]]]
+    ) -> dict[tuple[str, ...], list[float]]:
+        """Return the drift of each model's features, of those with enough images."""
+        counted = {
+            (model, "ink", bucket): count
+            for (model,), (_, *counts) in totals.get(families.INK, {}).items()
+            for bucket, count in zip(_bucket_names(families.INK), counts, strict=True)
+        }
+        for (model, digit), (count,) in totals.get(families.PREDICTIONS, {}).items():
+            counted[model, "class", digit] = count
+        features: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        for (model, feature, bucket), (share,) in totals.get(families.REFERENCE, {}).items():
+            features[model, feature].append((share, counted[model, feature, bucket]))
+        found = {
+            labels: self._drift(*labels, *map(list, zip(*pairs, strict=True))) for labels, pairs in features.items()
+        }
+        return {labels: [value] for labels, value in found.items() if value is not None}
 
     def _metric(self, family: Family, totals: Mapping[tuple[str, ...], list[float]]) -> Iterator[Metric]:
         if family.kind == "histogram":
@@ -164,13 +196,18 @@ class _Counted(Collector):
     def _buckets(
         self, family: Family, labels: tuple[str, ...], counts: Sequence[float]
     ) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-        bounds = [*map(str, family.bounds), "+Inf"]
-        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [*zip(bounds, accumulate(counts), strict=True)]
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+            *zip(_bucket_names(family), accumulate(counts), strict=True)
+        ]
         for bucket, found in enumerate(self._boards.exemplars(family, labels) if family.has_exemplars else ()):
             if found.timestamp:
                 exemplar = Exemplar({"trace_id": found.trace_id.hex()}, found.value, found.timestamp)
                 buckets[bucket] = (*buckets[bucket][:2], exemplar)
         return buckets
+
+
+def _bucket_names(family: Family) -> list[str]:
+    return [*map(str, family.bounds), "+Inf"]
 
 
 class _Processes(Collector):

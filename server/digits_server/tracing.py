@@ -66,7 +66,7 @@ class Tracing:
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, attributes)
         token = otel.attach(trace.set_span_in_context(span, parent))
 
-        def ended(code: grpc.StatusCode) -> str:
+        def ended(code: grpc.StatusCode) -> bytes:
             span.set_attribute("rpc.response.status_code", code.name)
             if code.name in SERVER_FAULTS:
                 span.set_attribute("error.type", code.name)
@@ -74,7 +74,7 @@ class Tracing:
             span.end()
             otel.detach(token)
             identity = span.get_span_context()
-            return trace.format_trace_id(identity.trace_id) if identity.trace_flags.sampled else ""
+            return identity.trace_id.to_bytes(16, "big") if identity.trace_flags.sampled else b""
 
         return ended
 

@@ -18,6 +18,7 @@ def predictions(count, classes=10):
         probabilities.max(axis=1),
         probabilities,
         random.integers(0, 16, count, dtype=np.uint8),
+        random.random(count, np.float32),
     )
 
 
