@@ -85,8 +85,12 @@ image:  ## build the container images
 	$(COMPOSE) --profile load build
 
 .PHONY: up
-up:  ## start server and Prometheus in containers (ARGS="--profile load" adds Locust)
-	$(COMPOSE) $(ARGS) up --build --detach --wait
+up:  ## start servers, Envoy, page, Prometheus and Grafana in containers (PROFILE="--profile load" adds Locust)
+	$(COMPOSE) $(PROFILE) up --build --detach --wait $(ARGS)
+	@for it in "envoy 50051 gRPC" "web 8080 page" "prometheus 9090 Prometheus" "grafana 3000 Grafana" "locust 8089 Locust"; do \
+	  set -- $$it; at=$$($(COMPOSE) --profile load port $$1 $$2 2>/dev/null) && printf '%-12s%s\n' "$$3" \
+	    "$$([ $$3 = gRPC ] || printf http://)$$at"; \
+	done
 
 .PHONY: down
 down:  ## stop the containers; what Prometheus has collected stays

