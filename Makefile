@@ -78,6 +78,10 @@ train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OU
 loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="-u 50 -t 5m")
 	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
+	$(BIN)/python tests/security/fuzz.py $(ARGS)
+
 COMPOSE ?= docker compose
 
 .PHONY: image

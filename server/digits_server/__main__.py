@@ -122,7 +122,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--max-idle-s",
     type=click.FloatRange(0.1, 10**6),
     default=None,
-    help="How long a connection may be without calls.  [default: 900; native has no limit]",
+    help="How long a connection may be without calls.  [default: as long as it likes]",
 )
 @setting(
     "--min-ping-interval-s",
@@ -180,6 +180,8 @@ def main(max_wait_ms: float, **settings: Any) -> None:
     Exit status: 0 after a drain, 1 if it was cut short or if workers die again and again, 2 for a setting that can't
     work.
     """
+    # grpc's core writes to standard error what it finds odd about clients, and not as JSON. They are told by statuses.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     workers = settings.pop("workers") or max(1, available_cpus() // settings["inference_threads"])
     config = Config(max_wait_s=max_wait_ms / 1000, workers=workers, **settings)
     logs.to_stderr(config.log_level)

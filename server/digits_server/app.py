@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from digits.v1 import classifier_pb2_grpc
 from digits_server import open_inference, servicers, transport
@@ -25,7 +25,7 @@ from digits_server.config import Config, SettingRefused, wants_traces
 from digits_server.crowd import Crowd
 from digits_server.engine import Images, Predictions
 from digits_server.errors import ModelRefused
-from digits_server.interceptors import Intercepted, Observer
+from digits_server.interceptors import Intercepted, Observer, Tolerant
 from digits_server.metrics import Metrics
 from digits_server.packages import Package
 from digits_server.pages import Ready
@@ -146,10 +146,11 @@ class Server:
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
         service = open_inference.InferenceService(self._registry)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
-        reflection.enable_server_reflection(
-            [servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME],
-            self._transport.server,
+        others: Any = Tolerant(self._transport.server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
+        names = (servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), others
         )
 
         await self._set_health(SERVICES, is_serving=False)

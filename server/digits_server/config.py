@@ -63,7 +63,7 @@ class Config:
     max_connection_age_s: float | None = None
     """How long a connection lasts before its client is sent to connect anew; None: as the transport does."""
     max_idle_s: float | None = None
-    """How long a connection may be without calls; None: as the transport does."""
+    """How long a connection may be without calls; None: as long as it likes."""
     min_ping_interval_s: float | None = None
     """How often a client may ping; None: as the transport does."""
     tls_cert: Path | None = None

@@ -142,6 +142,51 @@ class Intercepted:
         return observed
 
 
+class Tolerant:
+    """A server as the generated functions of other people's services see it: health, reflection.
+
+    What comes there and can't be read is refused; else it would count as a fault of ours, with a stack in the log.
+
+    Args:
+        server: Where the wrapped handlers go.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore, as `Intercepted` does."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Add the handlers of a service, wrapped."""
+        wrapped = {method: self._wrap(handler) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
+
+    @staticmethod
+    def _wrap(handler: Handler) -> Handler:
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+
+        async def call(request: Any, context: Context) -> Any:
+            return await behaviour(await readable(request, context), context)
+
+        async def stream(requests: Any, context: Context) -> Any:
+            async for response in behaviour((await readable(request, context) async for request in requests), context):
+                yield response
+
+        async def readable(request: Any, context: Context) -> Any:
+            if isinstance(request, ServerError):
+                await context.abort(request.code, request.message)
+            return request
+
+        deserializer, serializer = _tolerant(handler.request_deserializer), handler.response_serializer
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, deserializer, serializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(call, deserializer, serializer)
+        return grpc.unary_unary_rpc_method_handler(call, deserializer, serializer)
+
+
 def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:
     """Return the trailing metadata that explain an error to programs: google.rpc details, and when to retry."""
     status = Status(code=error.code.value[0], message=error.message)

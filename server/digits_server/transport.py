@@ -26,7 +26,6 @@ MAX_CONNECTIONS = 1000
 """Fewer than the 1024 open files that a process usually may have."""
 MAX_CONNECTION_AGE_S = 300.0
 """Long-lived clients come to know new workers."""
-MAX_IDLE_S = 900.0
 MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
 
@@ -55,13 +54,14 @@ class Grpcio:
             ("grpc.max_allowed_incoming_connections", config.max_connections or MAX_CONNECTIONS),
             ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s or MAX_CONNECTION_AGE_S)),
             ("grpc.max_connection_age_grace_ms", _ms(config.grace_s)),
-            ("grpc.max_connection_idle_ms", _ms(config.max_idle_s or MAX_IDLE_S)),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.min_ping_interval_s or MIN_PING_INTERVAL_S)),
             ("grpc.keepalive_permit_without_calls", 1),  # clients may look after idle connections, at that pace
             ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
             # A message of 4 MB can unpack to 4 GB, and gRPC limits only the packed size.
             ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
+        if config.max_idle_s:
+            options.append(("grpc.max_connection_idle_ms", _ms(config.max_idle_s)))
         self.server = grpc.aio.server(options=_options(config) + options)
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
@@ -109,12 +109,21 @@ class Native:
         return is_finished
 
 
+class _Quiet(logging.Filter):
+    """Keeps away the stacks that grpcio logs for what clients do: odd metadata, leaving before the answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or kind.__name__ not in {"UnicodeDecodeError", "ExecuteBatchError"}
+
+
 def make(config: Config) -> Transport:
     """Return the transport that `config` asks for. `auto` is grpcio, until native has passed every suite that it has.
 
     Raises:
         SettingRefused: It can't do what `config` asks for.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_Quiet())
     return Native(config) if config.transport == "native" else Grpcio(config)
 
 
