@@ -95,12 +95,12 @@ class Intercepted:
             try:
                 if check:
                     check(context.invocation_metadata() or ())
-                if self.is_draining:
-                    raise Draining("the server is shutting down")
-                if isinstance(request, ServerError):
-                    raise request
+                self._admit(request)
                 response = await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
+            except Exception as error:
+                if _has_left(error):
+                    end(grpc.StatusCode.CANCELLED, start, done)
+                    raise asyncio.CancelledError from error
                 answer = public(error, request)
                 if isinstance(answer, Rejected):
                     self._metrics.rejected(answer.reason)
@@ -120,6 +120,12 @@ class Intercepted:
             request_deserializer=_tolerant(handler.request_deserializer),
             response_serializer=_serialize,
         )
+
+    def _admit(self, request: Any) -> None:
+        if self.is_draining:
+            raise Draining("the server is shutting down")
+        if isinstance(request, ServerError):
+            raise request
 
     def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, labels: tuple[str, str, str]) -> Any:
         """Return what tells the observer of a call and makes it; without an observer, the call itself."""
@@ -202,6 +208,11 @@ def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, s
             if pushback:
                 retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
     return (("grpc-status-details-bin", status.SerializeToString()), *retry)
+
+
+def _has_left(error: Exception) -> bool:
+    """Return whether an error, or one in a group, is grpcio's about an answer that nobody is there to take."""
+    return ExceptionGroup("", [error]).subgroup(grpc.aio.InternalError) is not None
 
 
 def _tolerant(deserialize: Any) -> Callable[[bytes], Any]:
