@@ -78,8 +78,10 @@ def check_id(field: str, value: str) -> None:
 def response(request: pb.ClassifyRequest, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
     """Return the answer to a request, as bytes, from what became of it."""
     fixed = model.signature
-    if request.request_id or request.top_k:
-        fixed += _extras(request, outcome).SerializeToString()
+    if request.request_id:
+        fixed += pb.ClassifyResponse(request_id=request.request_id).SerializeToString()
+    if request.top_k:
+        fixed += _best(request.top_k, outcome).SerializeToString()
     return wire.response(fixed, outcome, probabilities=not request.omit_probabilities)
 
 
@@ -98,11 +100,10 @@ def joined(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
     )
 
 
-def _extras(request: pb.ClassifyRequest, outcome: Outcome[Predictions]) -> pb.ClassifyResponse:
+def _best(top_k: int, outcome: Outcome[Predictions]) -> pb.ClassifyResponse:
     probabilities = outcome.answers.probabilities[outcome.start : outcome.end]  # (n, classes)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return pb.ClassifyResponse(
-        request_id=request.request_id,
         top_digits=best.ravel().tolist(),
         top_confidences=np.take_along_axis(probabilities, best, axis=1).ravel().tolist(),
     )
