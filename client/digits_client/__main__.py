@@ -147,12 +147,11 @@ def models(server: str, timeout_s: float, token: str, tls_ca: str | None) -> Non
     """List the models that the server knows."""
     with connected(server, timeout_s, token, tls_ca) as client:
         for model in client.models():
-            state = "serving" if model.is_serving else f"refused: {model.reason}"
-            default = ", default" if model.is_default else ""
-            click.echo(
-                f"{model.name}/{model.version}  {state}{default}  "
-                f"test accuracy {model.test_accuracy:.2%}, batching helps {model.batching_gain:.1f}x"
-            )
+            line = f"{model.name}/{model.version}  {model.state}{', default' if model.is_default else ''}"
+            if model.is_serving:
+                line += f"  test accuracy {model.test_accuracy:.2%}, batching helps {model.batching_gain:.1f}x: "
+                line += ", ".join(f"{size} in {seconds * 1e6:,.0f} us" for size, seconds in model.batch_costs.items())
+            click.echo(f"{line}  ({model.reason})" if model.reason else line)
 
 
 @main.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +83,16 @@ class Model:
     version: str
     is_default: bool
     is_serving: bool
+    state: str
+    """`serving`, `loading`, `shadow` (on trial beside the version before it), `refused`, or `unspecified`."""
     reason: str
-    """Why it is not serving; empty if it is."""
+    """Why it was refused, or how its trial goes. Of one that serves: what is wrong with newer files in its place."""
     test_accuracy: float
     """Share of the MNIST test images it recognises."""
     batching_gain: float
     """Images per second in batches over images per second alone, on that server."""
+    batch_costs: Mapping[int, float]
+    """Seconds that a run takes there, by images in it; empty for a model that is not serving."""
 
 
 def each(columns: Columns) -> Iterator[Prediction]:
@@ -126,9 +130,11 @@ def models(answer: bytes) -> list[Model]:
             version=model.version,
             is_default=model.is_default,
             is_serving=model.state == pb.MODEL_STATE_SERVING,
+            state=pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
             reason=model.reason,
             test_accuracy=model.test_accuracy,
             batching_gain=model.batching_gain,
+            batch_costs={cost.batch_size: cost.seconds for cost in model.batch_costs},
         )
         for model in pb.ListModelsResponse.FromString(answer).models
     ]

@@ -156,6 +156,22 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     is_flag=True,
     help="Become ready only when every package in the folder is good; without, serve those that are, or end.",
 )
+@setting(
+    "--shadow", is_flag=True, help="Let a new version answer a copy of live requests first, and show that it is good."
+)
+@setting("--shadow-images", type=click.IntRange(1), default=Config.shadow_images, help="Images to judge it by.")
+@setting(
+    "--shadow-agreement",
+    type=click.FloatRange(0, 1),
+    default=Config.shadow_agreement,
+    help="Least share of them for which it must give the digit that the version before it gives.",
+)
+@setting(
+    "--shadow-cost",
+    type=click.FloatRange(0, min_open=True),
+    default=Config.shadow_cost,
+    help="Most CPU time it may take, over that of the version before it.",
+)
 @setting("--grace-s", type=click.FloatRange(0), default=Config.grace_s, help="Time to finish requests after SIGTERM.")
 @setting(
     "--log-level",

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ from digits_server.packages import Package
 from digits_server.pages import Ready
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
+from digits_server.shadow import Trials
+from digits_server.trial import Judge, Totals, Trial, Verdict
 from open_inference.v2 import inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -55,17 +57,29 @@ class Server:
     Args:
         config: The settings.
         board: Where its metrics, heartbeat and readiness are shown.
+        report: Told what versions on trial show; None: this server is alone and judges itself.
+        verdicts: Trials that others know of.
     """
 
-    def __init__(self, config: Config, board: Board) -> None:
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        report: Callable[[Trial, Totals], None] | None = None,
+        verdicts: Mapping[Trial, Verdict | None] | None = None,
+    ) -> None:
         self._config = config
         self._board = board
         self._stop = asyncio.Event()
         self._metrics = Metrics(board)
         self._registry = Registry(config.default_model, self._make_served)
+        self._report = report or self._hear
+        self._judge = Judge(config)
+        self._trials = Trials(self._registry, images=config.shadow_images, report=self._shown, verdicts=verdicts or {})
         self._models = Watch(
             config.models,
             self._registry,
+            trials=self._trials if config.shadow else None,
             threads=config.inference_threads,
             every_s=config.reload_s,
             on_change=self._models_changed,
@@ -114,6 +128,18 @@ class Server:
         self._access.look()
         self._models.look_now()
 
+    def decide(self, trial: Trial, verdict: Verdict) -> None:
+        """Promote or refuse a version on trial."""
+        self._models.decide(trial, verdict)
+
+    def _shown(self, trial: Trial, totals: Totals) -> None:
+        self._metrics.shadow(trial, totals)
+        self._report(trial, totals)
+
+    def _hear(self, trial: Trial, totals: Totals) -> None:
+        if verdict := self._judge.hear(trial, totals):
+            self.decide(trial, verdict)
+
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Let SIGTERM and SIGINT ask for a drain, SIGHUP for a look at the files."""
@@ -160,6 +186,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        self._metrics.ready(lambda: self._board.is_ready)
         self._heart = asyncio.create_task(self._beat())
         await self._models_changed()
         self._background = [asyncio.create_task(task) for task in (self._access.watch(), self._models.run())]
@@ -222,6 +249,7 @@ class Server:
 
         def run(images: Sequence[Images]) -> Predictions:
             predictions = package.engine.predict(images)
+            self._trials.offer(package, images)
             predicted(predictions)
             return predictions
 

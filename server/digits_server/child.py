@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 
 from digits_server import board
 from digits_server.config import Config, SettingRefused
 from digits_server.pages import Ready
+from digits_server.trial import Totals, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,20 @@ class Child:
     Args:
         place: Its number among the workers.
         config: Its settings.
+        verdicts: Those on the trials of new versions so far.
         on_ready: Called when it serves.
+        on_trial: Called with what a version on trial has shown there.
     """
 
-    def __init__(self, place: int, config: Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        place: int,
+        config: Config,
+        verdicts: Mapping[Trial, Verdict | None],
+        *,
+        on_ready: Callable[[], None],
+        on_trial: Callable[[Trial, Totals], None],
+    ) -> None:
         self.place = place
         self.ready: Ready | None = None
         """What it said when it began to serve."""
@@ -48,7 +59,7 @@ class Child:
         """Done when another worker should take its place, with the reason: `asked`, `died` or `hung`."""
         self.ended: asyncio.Future[int] = loop.create_future()
         """Done when its process is gone, with the exit status."""
-        self._on_ready = on_ready
+        self._on_ready, self._on_trial = on_ready, on_trial
         self._ready_at = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="digits-")  # it may be killed: we clear up
         ours, theirs = socket.socketpair()
@@ -65,7 +76,7 @@ class Child:
         os.close(memory)
         self.pid = self._process.pid
         self._channel = Connection(ours.detach())
-        self.tell(config)
+        self.tell(config, dict(verdicts))
         loop.add_reader(self._channel.fileno(), self._read)
         self._seen, self._missed = 0.0, 0
         self._looking = loop.call_later(LOOK_S, self._look)
@@ -80,8 +91,8 @@ class Child:
         """Whether its event loop has stood still for too long."""
         return self._missed >= (HUNG_LOOKS if self._seen else START_LOOKS)
 
-    def tell(self, message: object) -> None:
-        """Send it a message, if it is still there."""
+    def tell(self, *message: object) -> None:
+        """Send it a message, if it is still there: a command and what belongs to it."""
         try:
             self._channel.send(message)
         except OSError:
@@ -118,6 +129,8 @@ class Child:
                 self._on_ready()
             case "refused", SettingRefused():
                 self.refusal = content
+            case "trial", (Trial() as trial, Totals() as totals):
+                self._on_trial(trial, totals)
             case "draining", None:
                 self._leave("asked")
 

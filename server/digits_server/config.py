@@ -82,6 +82,14 @@ class Config:
     """Time between looks at the models folder; 0: only at SIGHUP."""
     strict_readiness: bool = False
     """Whether any refused package keeps a server that starts from becoming ready."""
+    shadow: bool = False
+    """Whether a new version first answers a copy of live requests, and must show that it may take over."""
+    shadow_images: int = 1000
+    """Images that it is judged by."""
+    shadow_agreement: float = 0.98
+    """Least share of them for which it must give the digit that the version before it gives."""
+    shadow_cost: float = 1.5
+    """Most CPU time it may take, over that of the version before it."""
     grace_s: float = 20.0
     """How long requests in flight may take to finish after SIGTERM."""
     log_level: str = "info"

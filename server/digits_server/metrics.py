@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from digits_server.batcher import BatchReport
     from digits_server.engine import Predictions
     from digits_server.packages import Package
+    from digits_server.trial import Totals, Trial
 
 RpcCounter = Callable[["grpc.StatusCode", float], None]
 
@@ -68,6 +69,18 @@ class Metrics:
         """Show how many versions have been refused, and whether the models folder can be read."""
         self._board.gauge(families.REFUSED, refused)
         self._board.gauge(families.UNREADABLE, not is_readable)
+
+    def shadow(self, trial: Trial, totals: Totals) -> None:
+        """Count what a version on trial has shown."""
+        labels = (trial.name, str(trial.version))
+        for family, values, amount in (
+            (families.SHADOW_IMAGES, labels, totals.images),
+            (families.SHADOW_AGREED, labels, totals.agreed),
+            (families.SHADOW_VARIATION, labels, totals.variation),
+            (families.SHADOW_SECONDS, (*labels, "live"), totals.live_s),
+            (families.SHADOW_SECONDS, (*labels, "shadow"), totals.shadow_s),
+        ):
+            self._board.cells[self._board.cell(family, *values)] += amount
 
     def ready(self, is_ready: Callable[[], bool]) -> None:
         """Show whether this process serves."""

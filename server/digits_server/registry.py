@@ -83,12 +83,19 @@ class Registry:
         self.notes[key] = Note(pb.MODEL_STATE_REFUSED, reason)
         log.warning("model refused", extra={"model": key.name, "version": str(key.version), "reason": reason})
 
-    def remove(self, key: Key) -> bool:
-        """Forget a version whose files are gone, unless requests that name no model would be left without an answer."""
+    def remove(self, key: Key, *, keep_last: bool = False) -> bool:
+        """Forget a version whose files are gone, and return whether it is forgotten.
+
+        The last version of the default model stays: requests that name no model must have an answer.
+
+        Args:
+            key: The version.
+            keep_last: Treat its model so, too.
+        """
         self.notes.pop(key, None)
         versions = self._models.get(key.name, {})
         if key.version in versions:
-            if key.name == self._default_model and len(versions) == 1:
+            if len(versions) == 1 and (keep_last or key.name == self._default_model):
                 return False
             versions.pop(key.version).retired()
             if not versions:
@@ -147,6 +154,11 @@ class Registry:
     def all(self) -> list[ServedModel]:
         """Return every served version, sorted by name and version."""
         return [versions[number] for _, versions in sorted(self._models.items()) for number in sorted(versions)]
+
+    def latest(self, name: str) -> Package | None:
+        """Return the highest version of a model that is served."""
+        served = self._by_request.get((name, ""))
+        return served.package if served else None
 
     @property
     def names(self) -> list[str]:

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.errors import ModelRefused
-from digits_server.packages import Key, Signature, find, load, sign
+from digits_server.packages import Key, Package, Signature, find, load, sign
 from digits_server.registry import Note, Registry
+from digits_server.shadow import Trials
+from digits_server.trial import Trial, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +29,30 @@ class Watch:
     Args:
         root: The models folder; it is only read.
         registry: What is served.
+        trials: Where new versions of served models must show themselves first; None: they take over at once.
         threads: Threads of one run of a model.
         every_s: Time between looks; 0: only when told.
         on_change: Awaited after each change of the registry, or of `is_readable`.
     """
 
     def __init__(
-        self, root: Path, registry: Registry, *, threads: int, every_s: float, on_change: Callable[[], Awaitable[None]]
+        self,
+        root: Path,
+        registry: Registry,
+        *,
+        trials: Trials | None = None,
+        threads: int,
+        every_s: float,
+        on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._root = root
         self._registry = registry
+        self._trials = trials
         self._threads = threads
         self._every_s = every_s
         self._on_change = on_change
-        self._told = asyncio.Event()
+        self._orders: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._is_first = True
         self._seen: dict[Key, Signature] = {}  # in the last look
         self._done: dict[Key, Signature] = {}  # loaded or refused; empty: gone, but still served
         self.is_readable = True
@@ -47,18 +60,21 @@ class Watch:
 
     def look_now(self) -> None:
         """Look at once, and take it as said that nothing is being copied."""
-        self._told.set()
+        self._orders.put_nowait(partial(self.look, is_told=True))
+
+    def decide(self, trial: Trial, verdict: Verdict) -> None:
+        """Promote or refuse a version on trial, as soon as the look that is under way is over."""
+        self._orders.put_nowait(partial(self._conclude, trial, verdict))
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look, and do what is ordered, for ever."""
         while True:
+            order: Callable[[], Awaitable[None]] = partial(self.look, is_told=False)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s or None):
-                    await self._told.wait()
-            is_told = self._told.is_set()
-            self._told.clear()
+                    order = await self._orders.get()
             try:
-                await self.look(is_told=is_told)
+                await order()
             except Exception:  # whatever it is, the next look may do better; callers must not feel it
                 log.exception("looking at the models failed")
 
@@ -77,12 +93,14 @@ class Watch:
             return
         await self._readable(None)
         before, self._seen = self._seen, found
-        for key, signature in found.items():
+        for key in sorted(found):  # the older first: a newer one may have to be compared to it
+            signature = found[key]
             if signature != self._done.get(key) and (is_told or signature == before.get(key)):
                 await self._load(key, signature)
         # Only now: what takes the place of a version should be there before it goes.
         for key in [key for key in self._done if key not in found and (is_told or key not in before)]:
             await self._remove(key)
+        self._is_first = False
 
     async def _readable(self, error: OSError | None) -> None:
         if self.is_readable != (error is None):
@@ -94,6 +112,8 @@ class Watch:
             await self._on_change()
 
     async def _load(self, key: Key, signature: Signature) -> None:
+        if self._trials:
+            self._trials.end(key)
         self._registry.notes[key] = Note(pb.MODEL_STATE_LOADING)
         fault, package = "", None
         try:
@@ -105,15 +125,55 @@ class Watch:
             return
         self._done[key] = signature
         if package:
-            self._registry.serve(package)
+            self._take(package, Trial(*key, signature))
         else:
             self._registry.refuse(key, fault)
         await self._on_change()
 
+    def _take(self, package: Package, trial: Trial) -> None:
+        """Serve a verified package, or try it before."""
+        key, live = package.key, self._registry.latest(package.key.name)
+        is_known = self._trials and trial in self._trials.verdicts
+        if self._trials is None or live is None or key < live.key or (self._is_first and not is_known):
+            self._registry.serve(package)
+        elif package.labels != live.labels:
+            self._registry.refuse(key, f"labels {package.labels} can't be compared to those that serve, {live.labels}")
+        elif verdict := self._trials.verdicts.get(trial):
+            self._obey(verdict, package)
+        else:
+            self._trials.begin(trial, package)
+
+    async def _conclude(self, trial: Trial, verdict: Verdict) -> None:
+        if self._trials:
+            self._trials.verdicts[trial] = verdict  # for those who still load it
+            key = Key(trial.name, trial.version)
+            package = self._trials.end(key) if self._done.get(key) == trial.files else None
+            if package:
+                self._obey(verdict, package)
+                await self._on_change()
+
+    def _obey(self, verdict: Verdict, package: Package) -> None:
+        key = package.key
+        log.info(
+            "trial over",
+            extra={
+                "model": key.name,
+                "version": str(key.version),
+                "promoted": verdict.is_promoted,
+                "why": verdict.reason,
+            },
+        )
+        if verdict.is_promoted:
+            self._registry.serve(package)
+        else:
+            self._registry.refuse(key, f"on trial it {verdict.reason}")
+
     async def _remove(self, key: Key) -> None:
-        if self._registry.remove(key):
+        if self._trials:
+            self._trials.end(key)
+        if self._registry.remove(key, keep_last=bool(self._trials and self._trials.has(key.name))):
             del self._done[key]
             await self._on_change()
         elif self._done[key]:
             self._done[key] = ()
-            log.error("last version of the default model is gone; it serves on", extra={"model": key.name})
+            log.error("last version of a model that is needed is gone; it serves on", extra={"model": key.name})

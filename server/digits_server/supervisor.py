@@ -20,6 +20,7 @@ from digits_server.board import Board, Boards
 from digits_server.child import Child
 from digits_server.config import Config, SettingRefused
 from digits_server.pages import Pages
+from digits_server.trial import Judge, Totals, Trial
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Supervisor:
         self._stop, self._end_now = asyncio.Event(), asyncio.Event()
         self._children: dict[int, Child] = {}  # by pid; one place may have two, of which one drains
         self._announced = False
+        self._judge = Judge(config)
         self._boards, self._board = Boards(), Board()
         self._boards.add(self._board)
 
@@ -132,6 +134,12 @@ class Supervisor:
         for child in self._children.values():
             child.tell("reload")
 
+    def _hear(self, trial: Trial, totals: Totals) -> None:
+        """Judge a new version by what all workers have seen of it, once for all."""
+        if verdict := self._judge.hear(trial, totals):
+            for child in self._children.values():
+                child.tell("verdict", trial, verdict)
+
     async def _keep(self, place: int) -> None:
         """Keep one place filled: one worker after the other.
 
@@ -160,7 +168,7 @@ class Supervisor:
             await asyncio.sleep(pause_s)
 
     def _start(self, place: int) -> Child:
-        child = Child(place, self._config, on_ready=self._announce)
+        child = Child(place, self._config, self._judge.verdicts, on_ready=self._announce, on_trial=self._hear)
         self._children[child.pid] = child
         self._boards.add(child.board)
 

@@ -48,12 +48,12 @@ def serve_alone(config: Config) -> int:
 
 def main(channel: Connection, board_file: int) -> int:
     """Serve at the end of a supervisor's channel, until it says so or is gone; return the exit status."""
-    config: Config = channel.recv()
+    config, verdicts = channel.recv()
     logs.to_stderr(config.log_level)
     board = Board(board_file, lambda key: channel.send(("key", key)))
 
     async def serve() -> int:
-        server = Server(config, board)
+        server = Server(config, board, lambda *shown: channel.send(("trial", shown)), verdicts)
         loop = asyncio.get_running_loop()
         threading.Thread(target=_obey, args=(channel, server, loop, config), name="channel", daemon=True).start()
         return await server.run(ready, lambda: channel.send(("draining", None)))
@@ -70,10 +70,15 @@ def main(channel: Connection, board_file: int) -> int:
 
 def _obey(channel: Connection, server: Server, loop: asyncio.AbstractEventLoop, config: Config) -> None:
     """Hand on the supervisor's commands. Without a supervisor there is nothing to serve for."""
-    commands: dict[str, Callable[[], None]] = {"drain": server.stop, "reload": server.reload}
+    commands: dict[str, Callable[..., None]] = {
+        "drain": server.stop,
+        "reload": server.reload,
+        "verdict": server.decide,
+    }
     try:
         while True:
-            loop.call_soon_threadsafe(commands[channel.recv()])
+            command, *arguments = channel.recv()
+            loop.call_soon_threadsafe(commands[command], *arguments)
     except (EOFError, OSError):
         loop.call_soon_threadsafe(server.stop)
         time.sleep(config.grace_s + EXIT_S)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import start_server
-from packages import image_of
+from packages import image_of, write_package
 
 from digits_client import (
     DeadlineExceeded,
@@ -125,6 +125,20 @@ def test_models(client):
         ("toy-a", "2", False),
         ("toy-b", "1", True),
     ]
+
+
+def test_models_tell_what_is_refused(tmp_path):
+    """A version that serves has its costs by batch size, one that was refused the reason."""
+    write_package(tmp_path / "toy" / "1")
+    write_package(tmp_path / "toy" / "2", golden_error=0.01)
+    server = start_server(tmp_path, tmp_path)
+    with DigitClient(server.address) as client:
+        good, bad = client.models()
+    assert server.stop() == 0
+    assert (good.state, good.is_serving, good.reason) == ("serving", True, "")
+    assert 0 < good.batch_costs[1] < good.batch_costs[1024]
+    assert (bad.state, bad.is_serving, dict(bad.batch_costs)) == ("refused", False, {})
+    assert "golden" in bad.reason
 
 
 def test_health(client):

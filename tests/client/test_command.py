@@ -54,7 +54,10 @@ def test_classify_json(digits, files):
 
 def test_models_and_health(digits):
     """The models are listed with state and accuracy; health says ready."""
-    assert "toy-b/1  serving, default  test accuracy 50.00%" in digits("models").output
+    lines = digits("models").output.splitlines()
+    figures = r"test accuracy 50\.00%, batching helps [\d.]+x: 1 in \d+ us, 2 in .*, 1024 in [\d,]+ us"
+    assert re.fullmatch(rf"toy-b/1  serving, default  {figures}", lines[-1])
+    assert re.fullmatch(rf"toy-a/1  serving  {figures}", lines[0])
     assert digits("health").output == "ready\n"
 
 

@@ -180,7 +180,7 @@ async def test_default_model_keeps_its_last_version(folder, caplog):
     await folder.look(times=4)
     assert await folder.answer("") == 3
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
-        "last version of the default model is gone; it serves on"
+        "last version of a model that is needed is gone; it serves on"
     ]
     write_package(folder.root / "toy" / "2", shift=1)
     await folder.look(times=3)
