@@ -72,6 +72,7 @@ class Server:
         self._board = board
         self._stop = asyncio.Event()
         self._metrics = Metrics(board)
+        self._metrics.ready(lambda: board.is_ready)
         self._registry = Registry(config.default_model, self._make_served)
         self._report = report or self._hear
         self._judge = Judge(config)

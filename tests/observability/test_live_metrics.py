@@ -95,6 +95,12 @@ def test_exemplars_lead_to_traces(toy_models, tmp_path, monkeypatch, transport):
     assert server.stop() == 0
 
 
+def test_gauges_show_something(server):
+    """No gauge is declared and never set."""
+    _, page = scrape(server)
+    assert [family.name for family in parse(page) if family.type == "gauge" and not family.samples] == []
+
+
 def test_metrics_in_rules_exist(server):
     """Each metric that a rule reads is on the page, or recorded by another rule, or Prometheus' own."""
     _, page = scrape(server)
