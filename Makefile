@@ -75,12 +75,16 @@ train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OU
 	$(BIN)/digits-export train --recipe $(or $(RECIPE),ann-dropout) --out $(or $(OUT),out/$(or $(RECIPE),ann-dropout)/1) $(ARGS)
 
 .PHONY: loadtest
-loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="-u 50 -t 5m")
+loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="--shape ramp -u 64")
 	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
 	$(BIN)/python tests/security/fuzz.py $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
+	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
 
 COMPOSE ?= docker compose
 

@@ -1,38 +1,35 @@
-"""Users that send MNIST test images to a Digits server as fast as it answers, and check every answer.
+"""What Locust loads: the users, the courses of a run, and what decides whether it has passed.
 
-The objectives in `slo.toml` decide the exit status. Runs alone, or as master and workers.
+Runs alone, or as master and workers.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.experimental.gevent
+import locust.runners
 import locust.stats
-import mnist
-import numpy as np
 import objectives
-from locust import User, events, task
+import report
+from locust import events
 from locust.env import Environment
 from locust.runners import WorkerRunner
+from shapes import LEVELS, Ramp, Soak, Spike
+from users import ANSWERS, TIMEOUT_S, BatchUser, InferenceUser, SdkUser, StreamUser, UnaryUser
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 
-grpc.experimental.gevent.init_gevent()  # before any channel exists: a waiting call must not stop the other users
+__all__ = ["BatchUser", "InferenceUser", "Ramp", "SdkUser", "Soak", "Spike", "StreamUser", "UnaryUser"]
 
-TIMEOUT_S = 5.0
-IMAGES, LABELS = mnist.load()
-ANSWERS = {"images": 0, "wrong": 0}
-"""Answers of this process's users; of all workers', in a master."""
 MODEL: dict[str, Any] = {}
 """The server's default model, which is the one under test."""
+SHAPES = {"steady": None, "ramp": Ramp, "spike": Spike, "soak": Soak}
 
 
 def three_digits(milliseconds: float) -> float:
@@ -41,74 +38,7 @@ def three_digits(milliseconds: float) -> float:
 
 
 locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # typed for whole numbers, works with any
-
-
-class CallFailed(Exception):
-    """A call without a usable answer. Locust counts failures by this text, so it must not differ between calls."""
-
-
-class DigitsUser(User):
-    """Classifies random test images on a connection of its own, one call after the other."""
-
-    abstract = True
-    workload: str
-    images_per_call: int
-
-    def on_start(self) -> None:
-        """Connect."""
-        # Users in one process would share one connection otherwise.
-        self._channel = grpc.insecure_channel(self.host or "", [("grpc.use_local_subchannel_pool", 1)])
-        self._stub = pb_grpc.DigitClassifierStub(self._channel)
-        self._random = np.random.default_rng()
-
-    def on_stop(self) -> None:
-        """Disconnect."""
-        self._channel.close()
-
-    @task
-    def classify(self) -> None:
-        """Make one call, check it and report it."""
-        # Independent draws, so that the number of wrong answers is binomial.
-        chosen = self._random.integers(len(IMAGES), size=self.images_per_call)
-        request = pb.ClassifyRequest(pixels=IMAGES[chosen].tobytes())
-        failure, length = None, 0
-        start = time.perf_counter()
-        try:
-            response = self._stub.Classify(request, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            failure = CallFailed(error.code().name)
-        elapsed_s = time.perf_counter() - start
-        if failure is None:
-            length = response.ByteSize()
-            if len(response.digits) == len(chosen):
-                ANSWERS["images"] += len(chosen)
-                ANSWERS["wrong"] += int(np.count_nonzero(np.array(response.digits) != LABELS[chosen]))
-            else:
-                failure = CallFailed("number of answers differs from number of images")
-        self.environment.events.request.fire(
-            request_type="Classify",
-            name=self.workload,
-            response_time=elapsed_s * 1000,
-            response_length=length,
-            exception=failure,
-            context={},
-        )
-
-
-class UnaryUser(DigitsUser):
-    """One image a call, as most callers do."""
-
-    weight = 4
-    workload = "unary"
-    images_per_call = 1
-
-
-class BatchUser(DigitsUser):
-    """Many images a call."""
-
-    weight = 1
-    workload = "batch-64"
-    images_per_call = 64
+locust.runners.WORKER_REPORT_INTERVAL = 1.0  # a stage of a course may be short
 
 
 @events.init_command_line_parser.add_listener
@@ -116,8 +46,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add our arguments to Locust's."""
     # No Path objects: a master sends the arguments to its workers.
     slo = str(Path(__file__).with_name("slo.toml"))
+    parser.add_argument("--shape", choices=SHAPES, default="steady", help="Course of the run.")
     parser.add_argument("--slo", default=slo, metavar="FILE", help="Objectives that decide the exit status.")
     parser.add_argument("--results", metavar="FILE", help="Write figures and verdicts there, as JSON.")
+    parser.add_argument("--plot", metavar="FILE", help="Draw the levels of a ramp there, as PNG.")
+    parser.add_argument("--against", metavar="FILE", help="Results of another run; to be worse fails this one.")
+    parser.add_argument("--tolerance", type=float, default=0.25, help="Share by which two runs may differ.")
+    parser.add_argument("--server-pid", type=int, help="Watch the memory of this process and its children.")
+
+
+@events.init.add_listener
+def choose_course(environment: Environment, **_: Any) -> None:
+    """Take the course that was asked for; Locust by itself takes the first that it finds."""
+    options: Any = environment.parsed_options
+    shape = SHAPES[options.shape]
+    environment.shape_class = shape() if shape and not isinstance(environment.runner, WorkerRunner) else None
+    if environment.shape_class:
+        environment.shape_class.runner = environment.runner
 
 
 @events.test_start.add_listener
@@ -154,9 +99,14 @@ def judge(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner) or not MODEL:  # or the web page was opened and no test started
         return
     options: Any = environment.parsed_options
-    running = {getattr(user, "workload", "") for user in environment.user_classes} | {"answers"}
-    limits = {name: limit for name, limit in objectives.read(Path(options.slo)).items() if name in running}
+    run = {"shape": options.shape, "users": options.num_users, "run_time_s": options.run_time}
     figures = measure(environment)
+    running = {getattr(user, "workload", "") for user in environment.user_classes} | (figures.keys() & {"server"})
+    limits = {
+        name: limit
+        for name, limit in objectives.read(Path(options.slo)).items()
+        if name == "answers" or name.split()[0] in running
+    }
     verdicts = objectives.judge(limits, figures)
     broken = sum(entry["count"] for entry in environment.runner.exceptions.values()) if environment.runner else 0
     passed = broken == 0 and all(verdict.passed for verdict in verdicts)
@@ -171,6 +121,16 @@ def judge(environment: Environment, **_: Any) -> None:
         print(f"{error.occurrences} x {error.method} {error.name}: {error.error}")
     if broken:
         print(f"{broken} exceptions in the load test itself")
+    if LEVELS:
+        is_ramp = isinstance(environment.shape_class, Ramp)
+        print(report.table(LEVELS, mark_knee=is_ramp))
+        if options.plot and is_ramp:
+            report.plot(LEVELS, Path(options.plot), "Locust")
+    if options.against:
+        before = report.read(Path(options.against))
+        comparison, is_fine = report.compare(before["figures"], figures, options.tolerance)
+        print(f"Against {options.against}, {before['run']}; now {run}:\n{comparison}")
+        passed &= is_fine
     print("PASS" if passed else "FAIL")
 
     environment.process_exit_code = 0 if passed else 1
@@ -179,8 +139,10 @@ def judge(environment: Environment, **_: Any) -> None:
         results.parent.mkdir(parents=True, exist_ok=True)
         result = {
             "passed": passed,
+            "run": run,
             "model": MODEL,
             "figures": figures,
+            "levels": LEVELS,
             "objectives": [vars(verdict) for verdict in verdicts],
             "errors": {f"{e.name}: {e.error}": e.occurrences for e in environment.stats.errors.values()},
         }
@@ -207,4 +169,7 @@ def measure(environment: Environment) -> dict[str, dict[str, float]]:
         "wrong_share": wrong / images if images else math.nan,
         "sigmas_above_model": objectives.sigmas_above(wrong, images, 1 - MODEL["test_accuracy"]),
     }
+    if LEVELS and "memory_mb" in LEVELS[0]:
+        memory_mb = [level["memory_mb"] for level in LEVELS]
+        figures["server"] = {"memory_mb": memory_mb[-1], "memory_growth_mb": memory_mb[-1] - memory_mb[0]}
     return figures

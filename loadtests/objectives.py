@@ -63,9 +63,9 @@ def sigmas_above(wrong: int, images: int, share: float) -> float:
 
 def table(verdicts: Iterable[Verdict]) -> str:
     """Return the verdicts as lines for people."""
-    lines = [f"{'workload':<10} {'objective':<24} {'limit':>9} {'measured':>10}"]
+    lines = [f"{'workload':<12} {'objective':<24} {'limit':>9} {'measured':>10}"]
     lines += [
-        f"{v.workload:<10} {v.objective:<24} {v.limit:>9g} {v.measured:>10.4g}  {'pass' if v.passed else 'FAIL'}"
+        f"{v.workload:<12} {v.objective:<24} {v.limit:>9g} {v.measured:>10.4g}  {'pass' if v.passed else 'FAIL'}"
         for v in verdicts
     ]
     return "\n".join(lines)

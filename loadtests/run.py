@@ -1,6 +1,6 @@
 """Starts a server on a free port, runs Locust against it without its web page, stops the server.
 
-Arguments are handed to Locust; the exit status is Locust's.
+Arguments are handed to Locust, those in DIGITS_SERVER_… variables to the server; the exit status is Locust's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
         stdout=subprocess.PIPE,
         text=True,
     )
+    OUT.mkdir(exist_ok=True)
     try:
         ready = server.stdout.readline() if server.stdout else ""
         address = re.search(r"gRPC (\S+) ", ready)
@@ -32,8 +33,17 @@ def main(arguments: list[str]) -> int:
             return server.wait(STOP_S) or 1  # it has said why on standard error
         print(ready, end="", flush=True)
         locust = [bin_folder / "locust", "--locustfile", HERE / "locustfile.py", "--host", address[1], "--headless"]
-        # Locust's own figures go to a file: in whole milliseconds they only blur those of our table.
-        files = ["--only-summary", "--json-file", OUT / "locust", "--results", OUT / "results.json"]
+        locust += ["--server-pid", str(server.pid)]
+        # Locust's own figures go to files: in whole milliseconds they only blur those of our table.
+        files = [
+            "--only-summary",
+            "--html",
+            OUT / "report.html",
+            "--results",
+            OUT / "results.json",
+            "--plot",
+            OUT / "knee.png",
+        ]
         return subprocess.run([*locust, *files, *arguments], check=False).returncode  # noqa: S603 - our own command
     finally:
         server.terminate()

@@ -15,6 +15,14 @@ SLO = """
 max_error_share = 0
 [batch-64]
 max_error_share = 0
+[stream]
+max_error_share = 0
+[oip]
+max_error_share = 0
+[sdk]
+max_error_share = 0
+["unary queue"]
+min_p50_ms = 0
 [answers]
 max_sigmas_above_model = 4
 """
@@ -38,7 +46,7 @@ def run_locust(tmp_path):
         done = subprocess.run(
             [
                 *(Path(sys.executable).with_name("locust"), "--locustfile", LOADTESTS / "locustfile.py", "--headless"),
-                *("--host", host, "--users", "4", "--spawn-rate", "4", "--run-time", "2s"),
+                *("--host", host, "--users", "8", "--spawn-rate", "8", "--run-time", "2s"),
                 *("--slo", slo, "--results", results, *arguments),
             ],
             stdout=subprocess.PIPE,
@@ -57,8 +65,34 @@ def test_right_answers_pass(mnist_server, run_locust, processes):
     assert (status, results["passed"], results["model"]["name"]) == (0, True, "digits-mlp")
     assert "\nPASS\n" in output
     figures = results["figures"]
-    assert figures["unary"]["calls"] > 0
-    assert figures["answers"]["images"] == figures["unary"]["calls"] + 64 * figures["batch-64"]["calls"]
+    calls = {name: figures[name]["calls"] for name in ("unary", "batch-64", "stream", "oip", "sdk")}
+    assert all(calls.values())
+    assert figures["answers"]["images"] == sum(calls.values()) + 63 * calls["batch-64"]
+    assert {
+        figures[f"{name} {phase}"]["calls"] == calls[name] for name in calls for phase in ("queue", "inference")
+    } == {True}
+
+
+def test_ramp_measures_each_level(mnist_server, run_locust, tmp_path):
+    """A ramp of master and workers measures one user, then two, and draws them; the memory of the server is watched."""
+    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "8s", "--plot", tmp_path / "knee.png", "--processes", "2")
+    watched = ("--server-pid", str(mnist_server.process.pid))
+    status, output, results = run_locust(mnist_server.address, *ramp, *watched, "UnaryUser")
+    assert status == 0, output
+    assert [level["users"] for level in results["levels"]] == [1, 2]
+    assert all(level["figures"]["unary"]["rate"] > 0 and level["memory_mb"] > 20 for level in results["levels"])
+    assert "knee" in output
+    assert (tmp_path / "knee.png").exists()
+
+
+def test_worse_than_another_run_fails(mnist_server, run_locust, tmp_path):
+    """A run that passes its objectives fails if it is worse than the one it is compared with."""
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps({"run": {}, "figures": {"unary": {"rate": 1e9}}}))
+    status, output, results = run_locust(mnist_server.address, "UnaryUser", "--against", before)
+    assert (status, results["passed"]) == (1, False)
+    assert {row["passed"] for row in results["objectives"]} == {True}
+    assert "WORSE" in output
 
 
 def test_wrong_answers_fail(server, run_locust):
@@ -77,4 +111,4 @@ def test_failed_calls_are_counted_by_status(run_locust):
     assert (status, results["passed"]) == (1, False)
     assert set(results["errors"]) == {"unary: UNAVAILABLE"}
     assert results["figures"]["unary"]["error_share"] == 1
-    assert " x Classify unary: UNAVAILABLE" in output
+    assert " x gRPC unary: UNAVAILABLE" in output

@@ -62,8 +62,10 @@ def test_misspelt_limit_is_refused(tmp_path):
 def test_shipped_objectives_name_measured_figures():
     """Each objective in slo.toml is about a figure that a run measures."""
     measured = {"rate", "p50_ms", "p95_ms", "p99_ms", "error_share", "wrong_share", "sigmas_above_model"}
+    measured |= {"memory_growth_mb"}
     limits = objectives.read(Path(objectives.__file__).with_name("slo.toml"))
-    assert set(limits) == {"unary", "batch-64", "answers"}
+    workloads = {"unary", "unary queue", "batch-64", "stream", "oip", "sdk"}
+    assert set(limits) == workloads | {"answers", "server"}
     assert {name[4:] for names in limits.values() for name in names} <= measured
 
 

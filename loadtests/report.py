@@ -1,0 +1,113 @@
+"""What comes of the results of a run: the knee of its levels, a plot of them, a comparison with another run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives import Figures
+
+Levels = Sequence[Mapping[str, Any]]
+COMPARED = {"rate": 1, "p50_ms": -1, "p95_ms": -1, "p99_ms": -1, "error_share": -1, "wrong_share": -1}
+"""Figures that two runs are compared by: 1 where more is better, -1 where less is."""
+
+
+def workloads(level: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return a level's figures by workload, without the server's phases, whose names have a second word."""
+    return {name: figures for name, figures in level["figures"].items() if " " not in name}
+
+
+def knee(levels: Levels) -> int:
+    """Return the position of the knee: the level of greatest power, which is throughput over latency.
+
+    Kleinrock, "Power and deterministic rules of thumb for probabilistic problems in computer communications", 1979:
+    up to there more load is more throughput, from there on it is more waiting.
+    """
+    power = [sum(f["rate"] / f["p50_ms"] for f in workloads(level).values() if f["p50_ms"]) for level in levels]
+    return max(range(len(levels)), key=power.__getitem__)
+
+
+def table(levels: Levels, *, mark_knee: bool) -> str:
+    """Return the levels as lines for people."""
+    lines = [
+        f"{'stage':<10} {'users':>5} {'workload':<10} {'rate':>9} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7} {'MB':>6}"
+    ]
+    for number, level in enumerate(levels):
+        memory = f"{level['memory_mb']:6.0f}" if "memory_mb" in level else " " * 6
+        mark = "  knee" if mark_knee and number == knee(levels) else ""
+        lines += [
+            f"{level['stage']:<10} {level['users']:>5} {name:<10} {each['rate']:>9.0f} "
+            f"{each['p50_ms']:>8.3g} {each['p99_ms']:>8.3g} {each['error_share']:>7.2%} {memory}{mark}"
+            for name, each in workloads(level).items()
+        ]
+    return "\n".join(lines)
+
+
+def plot(levels: Levels, file: Path, title: str) -> None:
+    """Draw latency against throughput, a point for each level, with the knee marked."""
+    import matplotlib as mpl  # noqa: PLC0415 - only this needs it, and the container image does without
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    names = list(dict.fromkeys(name for level in levels for name in workloads(level)))
+    figure, every = plt.subplots(1, len(names), figsize=(6.4 * len(names), 4.4), layout="constrained", squeeze=False)
+    at = knee(levels)
+    for name, axes in zip(names, every[0], strict=True):
+        points = [(level["users"], level["figures"][name]) for level in levels if name in level["figures"]]
+        rates = [figures["rate"] for _, figures in points]
+        for key, colour in (("p50_ms", "#27a"), ("p99_ms", "#c63")):
+            axes.plot(rates, [figures[key] for _, figures in points], "o-", color=colour, label=key.removesuffix("_ms"))
+        for users, figures in points:
+            place = figures["rate"], figures["p50_ms"]
+            axes.annotate(str(users), place, textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
+        if name in levels[at]["figures"]:
+            best = levels[at]["figures"][name]
+            axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
+            axes.annotate(
+                f"knee: {levels[at]['users']} users, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
+                xy=(best["rate"], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-5, -5),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=9,
+            )
+        axes.set(title=f"{title}: {name}", xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(loc="lower right")
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def compare(before: Figures, now: Figures, tolerance: float) -> tuple[str, bool]:
+    """Return a table of what two runs measured, and whether the second is nowhere worse.
+
+    Args:
+        before: Figures of the run to compare with.
+        now: Figures of this run.
+        tolerance: What counts as noise, as a share: with 0.25, a rate down to 75 % and a latency up to 125 %.
+    """
+    lines = [f"{'workload':<10} {'figure':<14} {'before':>10} {'now':>10} {'ratio':>7}"]
+    is_fine = True
+    for workload in (name for name in now if name in before and " " not in name):
+        for name, sign in COMPARED.items():
+            old, new = before[workload].get(name), now[workload].get(name)
+            if old is None or new is None or math.isnan(new) or old == new == 0:
+                continue
+            ratio = new / old if old else math.inf
+            gain = (ratio - 1) * sign
+            verdict = "WORSE" if gain < -tolerance else "better" if gain > tolerance else "same"
+            is_fine &= verdict != "WORSE"
+            lines.append(f"{workload:<10} {name:<14} {old:>10.4g} {new:>10.4g} {ratio:>7.2f}  {verdict}")
+    return "\n".join(lines), is_fine
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the results that a run has written."""
+    results: dict[str, Any] = json.loads(file.read_text())
+    return results
