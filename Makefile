@@ -78,13 +78,13 @@ train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OU
 loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="--shape ramp -u 64")
 	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
 
-.PHONY: fuzz
-fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
-	$(BIN)/python tests/security/fuzz.py $(ARGS)
-
 .PHONY: soak
 soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
 	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
+	$(BIN)/python tests/security/fuzz.py $(ARGS)
 
 COMPOSE ?= docker compose
 
@@ -107,6 +107,10 @@ down:  ## stop the containers; what Prometheus has collected stays
 .PHONY: bench
 bench: $(VENV)/.dev  ## measure one core beside the limits of the same run; wants h2load and two CPUs (ARGS="--seconds 10")
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+.PHONY: capacity
+capacity: $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants h2load and two CPUs
+	$(BIN)/python loadtests/capacity.py $(ARGS)
 
 .PHONY: bench-sdk
 bench-sdk: $(VENV)/.dev  ## measure the Python client beside the generated stub; wants two CPUs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import locust.stats
 import objectives
 import report
 from locust import events
+from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import WorkerRunner
 from shapes import LEVELS, Ramp, Soak, Spike
@@ -42,17 +43,18 @@ locust.runners.WORKER_REPORT_INTERVAL = 1.0  # a stage of a course may be short
 
 
 @events.init_command_line_parser.add_listener
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: LocustArgumentParser) -> None:
     """Add our arguments to Locust's."""
+    add = partial(parser.add_argument, include_in_web_ui=False)  # the page has its own list of courses
     # No Path objects: a master sends the arguments to its workers.
     slo = str(Path(__file__).with_name("slo.toml"))
-    parser.add_argument("--shape", choices=SHAPES, default="steady", help="Course of the run.")
-    parser.add_argument("--slo", default=slo, metavar="FILE", help="Objectives that decide the exit status.")
-    parser.add_argument("--results", metavar="FILE", help="Write figures and verdicts there, as JSON.")
-    parser.add_argument("--plot", metavar="FILE", help="Draw the levels of a ramp there, as PNG.")
-    parser.add_argument("--against", metavar="FILE", help="Results of another run; to be worse fails this one.")
-    parser.add_argument("--tolerance", type=float, default=0.25, help="Share by which two runs may differ.")
-    parser.add_argument("--server-pid", type=int, help="Watch the memory of this process and its children.")
+    add("--shape", choices=list(SHAPES), default="steady", help="Course of the run.")
+    add("--slo", default=slo, metavar="FILE", help="Objectives that decide the exit status.")
+    add("--results", metavar="FILE", help="Write figures and verdicts there, as JSON.")
+    add("--plot", metavar="FILE", help="Draw the levels of a ramp there, as PNG.")
+    add("--against", metavar="FILE", help="Results of another run; to be worse fails this one.")
+    add("--tolerance", type=float, default=0.25, help="Share by which two runs may differ.")
+    add("--server-pid", type=int, help="Watch the memory of this process and its children.")
 
 
 @events.init.add_listener
@@ -125,7 +127,7 @@ def judge(environment: Environment, **_: Any) -> None:
         is_ramp = isinstance(environment.shape_class, Ramp)
         print(report.table(LEVELS, mark_knee=is_ramp))
         if options.plot and is_ramp:
-            report.plot(LEVELS, Path(options.plot), "Locust")
+            report.plot(LEVELS, Path(options.plot))
     if options.against:
         before = report.read(Path(options.against))
         comparison, is_fine = report.compare(before["figures"], figures, options.tolerance)

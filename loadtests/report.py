@@ -20,13 +20,16 @@ def workloads(level: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {name: figures for name, figures in level["figures"].items() if " " not in name}
 
 
-def knee(levels: Levels) -> int:
-    """Return the position of the knee: the level of greatest power, which is throughput over latency.
+def knee(levels: Levels, workload: str = "") -> int:
+    """Return the position of the knee, of a workload or of all: the level of greatest power, throughput over latency.
 
     Kleinrock, "Power and deterministic rules of thumb for probabilistic problems in computer communications", 1979:
     up to there more load is more throughput, from there on it is more waiting.
     """
-    power = [sum(f["rate"] / f["p50_ms"] for f in workloads(level).values() if f["p50_ms"]) for level in levels]
+    power = [
+        sum(each["rate"] / each["p50_ms"] for name, each in workloads(level).items() if workload in {"", name})
+        for level in levels
+    ]
     return max(range(len(levels)), key=power.__getitem__)
 
 
@@ -37,16 +40,16 @@ def table(levels: Levels, *, mark_knee: bool) -> str:
     ]
     for number, level in enumerate(levels):
         memory = f"{level['memory_mb']:6.0f}" if "memory_mb" in level else " " * 6
-        mark = "  knee" if mark_knee and number == knee(levels) else ""
         lines += [
             f"{level['stage']:<10} {level['users']:>5} {name:<10} {each['rate']:>9.0f} "
-            f"{each['p50_ms']:>8.3g} {each['p99_ms']:>8.3g} {each['error_share']:>7.2%} {memory}{mark}"
+            f"{each['p50_ms']:>8.3g} {each['p99_ms']:>8.3g} {each['error_share']:>7.2%} {memory}"
+            f"{'  knee' if mark_knee and number == knee(levels, name) else ''}"
             for name, each in workloads(level).items()
         ]
     return "\n".join(lines)
 
 
-def plot(levels: Levels, file: Path, title: str) -> None:
+def plot(levels: Levels, file: Path) -> None:
     """Draw latency against throughput, a point for each level, with the knee marked."""
     import matplotlib as mpl  # noqa: PLC0415 - only this needs it, and the container image does without
 
@@ -55,8 +58,8 @@ def plot(levels: Levels, file: Path, title: str) -> None:
 
     names = list(dict.fromkeys(name for level in levels for name in workloads(level)))
     figure, every = plt.subplots(1, len(names), figsize=(6.4 * len(names), 4.4), layout="constrained", squeeze=False)
-    at = knee(levels)
     for name, axes in zip(names, every[0], strict=True):
+        at = knee(levels, name)
         points = [(level["users"], level["figures"][name]) for level in levels if name in level["figures"]]
         rates = [figures["rate"] for _, figures in points]
         for key, colour in (("p50_ms", "#27a"), ("p99_ms", "#c63")):
@@ -64,20 +67,20 @@ def plot(levels: Levels, file: Path, title: str) -> None:
         for users, figures in points:
             place = figures["rate"], figures["p50_ms"]
             axes.annotate(str(users), place, textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
-        if name in levels[at]["figures"]:
-            best = levels[at]["figures"][name]
-            axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
-            axes.annotate(
-                f"knee: {levels[at]['users']} users, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
-                xy=(best["rate"], 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(-5, -5),
-                textcoords="offset points",
-                ha="right",
-                va="top",
-                fontsize=9,
-            )
-        axes.set(title=f"{title}: {name}", xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
+        best = levels[at]["figures"][name]
+        axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
+        axes.annotate(
+            f"knee: {levels[at]['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
+            xy=(best["rate"], 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5, -5),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
+        axes.set(title=name, xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
         axes.legend(loc="lower right")
     figure.savefig(file, dpi=110)

@@ -248,6 +248,8 @@ def test_load_can_be_started_from_the_web_page(stack):
         return {row["name"]: row["num_requests"] for row in stats["stats"]}
 
     eventually(state, lambda stats: stats and len(stats["workers"]) == 2)
+    with urllib.request.urlopen(url, timeout=10) as page:
+        assert "UnaryUser" in page.read().decode()
     assert ask("/swarm", b"user_count=10&spawn_rate=10&user_classes=UnaryUser&user_classes=BatchUser")["success"]
     stats = eventually(state, lambda stats: {"unary", "batch-64"} <= {name for name, n in calls(stats).items() if n})
     assert stats["errors"] == []

@@ -42,7 +42,7 @@ def test_table_marks_the_knee():
 
 def test_plot_is_drawn(tmp_path):
     """Levels become a picture."""
-    report.plot(SATURATES, tmp_path / "knee.png", "test")
+    report.plot(SATURATES, tmp_path / "knee.png")
     assert (tmp_path / "knee.png").read_bytes().startswith(b"\x89PNG")
 
 
