@@ -82,11 +82,14 @@ def load(server, stop):
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory):
-    """Prometheus in front of a server of the shipped models that is under load and has lost a worker."""
+    """Prometheus in front of a server under load that has lost a worker and tries a new version of a model."""
     if not shutil.which("prometheus"):
         pytest.skip("no prometheus (Debian: apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("prometheus")
-    server = start_server(ROOT / "models", folder, "--workers=2")
+    models = shutil.copytree(ROOT / "models", folder / "models")
+    shadow = ("--shadow", "--shadow-images=1000000000", "--shadow-cost=1000")  # a trial without an end
+    server = start_server(models, folder, "--workers=2", "--reload-s=0.5", *shadow)
+    shutil.copytree(models / "digits-mlp" / "1", models / "digits-mlp" / "2")
     pid = server.process.pid
     os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGKILL)
     prometheus = Prometheus(folder, server.metrics_url.removeprefix("http://"))
