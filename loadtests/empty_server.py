@@ -1,7 +1,8 @@
 """A server whose handlers do nothing, on either transport: the limit that the stack itself sets.
 
 `python empty_server.py TRANSPORT ROWS` listens on a free port, prints it, and answers every call of
-`digits.v1.DigitClassifier` with the bytes of a fixed answer for ROWS images, without reading the request.
+`digits.v1.DigitClassifier` with the bytes of a fixed answer for ROWS images, without reading the request. TRANSPORT is
+`grpcio`, `native` (pygrpc-native's own asyncio server) or `front` (its front, called as digits-server does).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import pygrpc_native.aio
 import uvloop
 
 from digits.v1 import classifier_pb2 as pb
@@ -35,7 +37,6 @@ def answer(rows: int) -> pb.ClassifyResponse:
 
 async def serve(name: str, rows: int) -> None:
     """Serve until killed."""
-    carrier = transport.make(Config(port=0, transport=name))
     unary = answer(rows).SerializeToString()
     streamed = pb.ClassifyStreamResponse(response=answer(rows)).SerializeToString()
 
@@ -50,12 +51,18 @@ async def serve(name: str, rows: int) -> None:
         "Classify": grpc.unary_unary_rpc_method_handler(classify),
         "ClassifyStream": grpc.stream_stream_rpc_method_handler(classify_stream),
     }
-    carrier.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    carrier.server.add_registered_method_handlers(SERVICE, handlers)
-    port = transport.bind(carrier, Config(port=0))
-    await carrier.server.start()
+    config = Config(port=0, transport="native" if name == "front" else name)
+    carrier = transport.make(config)
+    server: Any = carrier.server
+    if name == "native":
+        server = pygrpc_native.aio.Server(io_threads=min(2, config.cpus))
+    carrier.add_direct(f"/{SERVICE}/Classify", lambda _data, call: call.respond(unary))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_registered_method_handlers(SERVICE, handlers)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
     print(f"ready: gRPC 127.0.0.1:{port} ({name})", flush=True)
-    await carrier.server.wait_for_termination()
+    await server.wait_for_termination()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
-from digits_server.jobs import AnswersT, Job, Outcome, Part, RowsT, answer, cut
+from digits_server.jobs import AnswersT, Job, Outcome, Part, Piece, RowsT, answer
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -37,36 +37,6 @@ class BatchReport:
     """Time the batch ran."""
     release: str
     """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
-
-
-class Pending(Generic[RowsT, AnswersT]):
-    """A request that a batcher has admitted: await its outcomes, or leave, once."""
-
-    __slots__ = ("_batcher", "_jobs")
-
-    def __init__(self, batcher: Batcher[RowsT, AnswersT], jobs: list[Job[RowsT, AnswersT]]) -> None:
-        self._batcher = batcher
-        self._jobs = jobs
-
-    async def outcomes(self) -> list[Outcome[AnswersT]]:
-        """Return what became of it; a caller who is cancelled meanwhile leaves."""
-        try:
-            if len(self._jobs) == 1:
-                outcomes = [await self._jobs[0].future]
-            else:
-                outcomes = await asyncio.gather(*[job.future for job in self._jobs])
-        except BaseException:
-            self.leave()  # if one part has failed, the rest goes too
-            raise
-        self._batcher.in_flight -= 1
-        return outcomes
-
-    def leave(self) -> None:
-        """Give up: what still waits is taken out of the queue, and its room is free."""
-        self._batcher.in_flight -= 1
-        for job in self._jobs:
-            self._batcher.withdraw(job)
-            job.future.cancel()
 
 
 class Batcher(Generic[RowsT, AnswersT]):
@@ -117,7 +87,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._waiting_rows = 0
         self._expected = 1
         self.in_flight = 0
-        """Requests admitted whose callers have not fetched the answer."""
+        """Requests admitted and not released."""
         self._is_urgent = False  # somebody's deadline does not allow to wait for others
         self._joined = 0  # requests that waited when the hold timer was set
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -145,22 +115,26 @@ class Batcher(Generic[RowsT, AnswersT]):
             DeadlineExpired: The deadline passed while the rows waited.
             Draining: The batcher is closed.
         """
-        return await self.admit(rows, deadline=deadline).outcomes()
+        job: Job[RowsT, AnswersT] = Job(rows, deadline)
+        self.admit(job)
+        try:
+            return await job.settled()
+        finally:
+            self.release(job)
 
     def close(self) -> None:
         """Take nothing new and fail what still waits. A batch that is running ends and answers."""
         self._is_closed = True
         for job in list(self._waiting):
-            self.withdraw(job)
-            job.fail(Draining("the server shut down before the request could run"))
+            self._fail(job, Draining("the server shut down before the request could run"))
 
-    def admit(self, rows: RowsT, *, deadline: float = float("inf")) -> Pending[RowsT, AnswersT]:
-        """Take a request in, as `submit` does, and return at once; its caller must await it, or leave.
+    def admit(self, job: Job[RowsT, AnswersT]) -> None:
+        """Take a request in, as `submit` does, and return at once; whoever asked must release it, once.
 
         Raises:
             QueueFull, DeadlineTooShort, Draining: As `submit`.
         """
-        size, now = len(rows), self._clock()
+        size, deadline, now = job.size, job.deadline, self._clock()
         if self._is_closed:
             raise Draining("the server is shutting down")
         if self._waiting_rows + size > self._max_queue:
@@ -175,24 +149,27 @@ class Batcher(Generic[RowsT, AnswersT]):
                     f"{deadline - now:.4f} s are left, too few for {self._waiting_rows + size} images to run until then"
                 )
             self._is_urgent |= slack_s < 2 * self._max_hold_s
-        jobs = [
-            Job(part, len(part), now, deadline, self._loop.create_future()) for part in cut(rows, self._max_batch_size)
-        ]
-        for job in jobs:
-            self._waiting[job] = None
+        job.submitted = now
+        self._waiting[job] = None
         self._waiting_rows += size
         if not self._is_due:
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
                 self._watch(deadline)
         self.in_flight += 1
-        return Pending(self, jobs)
 
-    def withdraw(self, job: Job[RowsT, AnswersT]) -> None:
-        """Take a job out of the queue, if it is still there."""
+    def release(self, job: Job[RowsT, AnswersT]) -> None:
+        """Forget a request: its caller has the answer, or leaves, and then its rows leave the queue too."""
+        self.in_flight -= 1
+        if job.result is None:
+            job.result = asyncio.CancelledError()
+            self._withdraw(job)
+
+    def _withdraw(self, job: Job[RowsT, AnswersT]) -> None:
+        """Take what has not run of a job out of the queue."""
         if job in self._waiting:
             del self._waiting[job]
-            self._waiting_rows -= job.size
+            self._waiting_rows -= job.size - job.taken
 
     def _wake(self) -> None:
         """See to it that a batch forms when one should."""
@@ -229,24 +206,14 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._loop.call_soon(self._form, release)
 
     def _form(self, release: str) -> None:
-        """Take the oldest jobs that fit in one batch, and run them."""
+        """Take the oldest rows that fit in one batch, and run them."""
         self._is_due = self._is_urgent = False
         start = self._clock()
-        batch: list[Job[RowsT, AnswersT]] = []
-        room = self._max_batch_size
-        while self._waiting and (job := next(iter(self._waiting))).size <= room:
-            self.withdraw(job)
-            if job.future.done():  # its caller is leaving
-                continue
-            if job.deadline <= start:
-                job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
-            else:
-                batch.append(job)
-                room -= job.size
+        batch = self._take(start)
         if not batch:
             self._wake()
             return
-        if self._waiting or not room:
+        if self._waiting or sum([size for _, _, size in batch]) == self._max_batch_size:
             release = "full"
         if self._executor is None:
             self._expected = self._expect(len(batch), release, self.in_flight)
@@ -256,15 +223,38 @@ class Batcher(Generic[RowsT, AnswersT]):
             run = self._loop.run_in_executor(self._executor, self._execute, batch)
             run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
 
-    def _execute(self, batch: list[Job[RowsT, AnswersT]]) -> tuple[list[Part[AnswersT] | Exception], float]:
-        """Return a result for each job, and the seconds that took. Touches nothing that the event loop uses."""
+    def _take(self, now: float) -> list[Piece[RowsT, AnswersT]]:
+        """Return the next batch: whole requests, and full batches of those that are larger than one."""
+        batch: list[Piece[RowsT, AnswersT]] = []
+        room = self._max_batch_size
+        while self._waiting:
+            job = next(iter(self._waiting))
+            size = min(job.size - job.taken, self._max_batch_size)
+            if job.is_over:  # its caller is leaving
+                self._withdraw(job)
+            elif job.deadline <= now:
+                self._fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
+            elif size > room:
+                break
+            else:
+                rows = job.rows if size == job.size else job.rows[job.taken : job.taken + size]
+                batch.append((job, rows, size))
+                room -= size
+                job.taken += size
+                self._waiting_rows -= size
+                if job.taken == job.size:
+                    del self._waiting[job]
+        return batch
+
+    def _execute(self, batch: list[Piece[RowsT, AnswersT]]) -> tuple[list[Part[AnswersT] | Exception], float]:
+        """Return a result for each piece, and the seconds that took. Touches nothing that the event loop uses."""
         start = self._clock()
         results = answer(batch, self._run)
         return results, self._clock() - start
 
     def _finish(
         self,
-        batch: list[Job[RowsT, AnswersT]],
+        batch: list[Piece[RowsT, AnswersT]],
         release: str,
         start: float,
         results: list[Part[AnswersT] | Exception],
@@ -272,15 +262,21 @@ class Batcher(Generic[RowsT, AnswersT]):
     ) -> None:
         """Hand out the answers, and see to the next batch."""
         self._is_running = False
-        size = sum([job.size for job in batch])
-        waits = [start - job.submitted for job in batch]
-        for job, wait_s, result in zip(batch, waits, results, strict=True):
+        size = sum([size for _, _, size in batch])
+        waits = [start - job.submitted for job, _, _ in batch]
+        for (job, _, _), wait_s, result in zip(batch, waits, results, strict=True):
             if isinstance(result, Exception):
-                job.fail(result)
-            elif not job.future.done():  # the caller may have left while the batch ran
-                job.future.set_result(Outcome(*result, wait_s, inference_s, size))
+                self._fail(job, result)
+                continue
+            job.outcomes.append(Outcome(*result, wait_s, inference_s, size))
+            if job.taken == job.size:
+                job.end(job.outcomes)
         self._wake()
         self._on_batch(BatchReport(size, waits, inference_s, release))
+
+    def _fail(self, job: Job[RowsT, AnswersT], error: Exception) -> None:
+        self._withdraw(job)
+        job.end(error)
 
     def _watch(self, deadline: float) -> None:
         """Make sure that what waits beyond its deadline is answered then, not when its turn comes."""
@@ -293,7 +289,6 @@ class Batcher(Generic[RowsT, AnswersT]):
     def _expire(self) -> None:
         now = self._clock()
         for job in [job for job in self._waiting if job.deadline <= now]:
-            self.withdraw(job)
-            job.fail(DeadlineExpired("the deadline passed while the request waited for its batch"))
+            self._fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
         self._expiry, self._expiry_timer = float("inf"), None
         self._watch(min((job.deadline for job in self._waiting), default=float("inf")))

@@ -16,26 +16,29 @@ from digits_server.jobs import Outcome
 from digits_server.packages import Key
 from digits_server.registry import Note, Registry, ServedModel
 
+Request = wire.Request | pb.ClassifyRequest
 
-def images(request: pb.ClassifyRequest) -> Images:
+
+def images(request: Request) -> Images:
     """Return the (n, 784) images of a request, n >= 1.
 
     Raises:
         InvalidArgument: There are none, there are both kinds, or their length or values are wrong.
     """
-    if request.pixels:
-        if request.vectors:
+    pixels, vectors = request.pixels, request.vectors
+    if pixels:
+        if len(vectors):
             raise InvalidArgument("vectors", "given beside pixels; give one of the two")
-        _check_length("pixels", len(request.pixels), "bytes")
-        return np.frombuffer(request.pixels, np.uint8).reshape(-1, PIXELS)
-    if not request.vectors:
+        _check_length("pixels", len(pixels), "bytes")
+        return np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS)
+    if not len(vectors):
         raise InvalidArgument(
             "pixels", f"no images: pixels and vectors are both empty; give n x {PIXELS} values of one"
         )
-    _check_length("vectors", len(request.vectors), "numbers")
-    vectors = np.array(request.vectors, np.float32)
-    check_range("vectors", vectors)
-    return vectors.reshape(-1, PIXELS)
+    _check_length("vectors", len(vectors), "numbers")
+    numbers = np.asarray(vectors, np.float32)
+    check_range("vectors", numbers)
+    return numbers.reshape(-1, PIXELS)
 
 
 def check_range(field: str, values: npt.NDArray[Any]) -> None:
@@ -44,13 +47,12 @@ def check_range(field: str, values: npt.NDArray[Any]) -> None:
     Raises:
         InvalidArgument: One is not.
     """
-    is_allowed = (values >= 0) & (values <= 1)  # NaN compares false
-    if not is_allowed.all():
-        at = int(is_allowed.argmin())
+    if not (values.min() >= 0 and values.max() <= 1):  # NaN would be both, and compares false
+        at = int(((values >= 0) & (values <= 1)).argmin())
         raise InvalidArgument(field, f"element {at} is {values[at]:g}; allowed is 0 to 1")
 
 
-def options(request: pb.ClassifyRequest, classes: int) -> None:
+def options(request: Request, classes: int) -> None:
     """Check what else a request asks for.
 
     Raises:
@@ -75,7 +77,7 @@ def check_id(field: str, value: str) -> None:
         )
 
 
-def response(request: pb.ClassifyRequest, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
+def response(request: Request, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
     """Return the answer to a request, as bytes, from what became of it."""
     fixed = model.signature
     if request.request_id:

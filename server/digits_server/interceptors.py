@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from digits_server import calls
-from digits_server.errors import Draining, InvalidArgument, QueueFull, Rejected, ServerError, public
+from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics, RpcCounter
+from digits_server.rpc import Method
 from digits_server.tokens import Metadata
 from digits_server.transport import Transport
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # generic only in the stubs
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
+Trailers = tuple[tuple[str, str | bytes], ...]
 Ended = Callable[[grpc.StatusCode], bytes]
 """Told how an RPC ended; returns the id of its trace, 16 bytes, if somebody records it, else none."""
 Observer = Callable[[str, Any, "Context"], Ended]
@@ -81,51 +83,34 @@ class Intercepted:
             (True, True): (grpc.stream_stream_rpc_method_handler, "bidi_stream"),
         }[handler.request_streaming, handler.response_streaming]
         behaviour: Any = handler.unary_unary or handler.stream_stream
+        deserialize = _tolerant(getattr(behaviour, "reads", handler.request_deserializer))
         count = self._metrics.rpc(kind, service, method)
-        check = self._guard(f"/{service}/{method}")
-
-        def end(code: grpc.StatusCode, start: float, done: RpcCounter) -> None:
-            self.in_flight -= 1
-            self._idle.set()
-            done(code, time.perf_counter() - start)
-
-        async def call(request: Any, context: Context, done: RpcCounter = count) -> Any:
-            start = time.perf_counter()
-            self.in_flight += 1
-            try:
-                if check:
-                    check(context.invocation_metadata() or ())
-                self._admit(request)
-                response = await behaviour(request, context)
-            except Exception as error:
-                if _has_left(error):
-                    end(grpc.StatusCode.CANCELLED, start, done)
-                    raise asyncio.CancelledError from error
-                answer = public(error, request)
-                if isinstance(answer, Rejected):
-                    self._metrics.rejected(answer.reason)
-                end(answer.code, start, done)  # before the caller can know
-                explained = trailers(answer, pushback=self._transport.allows_pushback)
-                context.set_trailing_metadata((*explained, *calls.named(request)))
-                await context.abort(answer.code, answer.message)
-            except BaseException:
-                end(grpc.StatusCode.CANCELLED, start, done)
-                raise
-            else:
-                end(grpc.StatusCode.OK, start, done)
-                return response
-
+        path = f"/{service}/{method}"
+        wrapped = Method(self, behaviour, deserialize, self._guard(path), count)
+        if kind == "unary" and not inspect.iscoroutinefunction(behaviour) and not self._observer:
+            self._transport.add_direct(path, wrapped.call_directly)  # observers need a task: the span is its context's
         return wrap(
-            self._observed(call, count, (kind, service, method)),
-            request_deserializer=_tolerant(handler.request_deserializer),
+            self._observed(wrapped.call, count, (kind, service, method)),
+            request_deserializer=deserialize,
             response_serializer=_serialize,
         )
 
-    def _admit(self, request: Any) -> None:
-        if self.is_draining:
-            raise Draining("the server is shutting down")
-        if isinstance(request, ServerError):
-            raise request
+    def begin(self) -> None:
+        """Count an RPC in."""
+        self.in_flight += 1
+
+    def end(self) -> None:
+        """Count an RPC out."""
+        self.in_flight -= 1
+        self._idle.set()
+
+    def refuse(self, error: Exception, request: Any) -> tuple[ServerError, Trailers]:
+        """Return what the caller is told of an error: the status, and its trailers."""
+        answer = public(error, request)
+        if isinstance(answer, Rejected):
+            self._metrics.rejected(answer.reason)
+        explained = trailers(answer, pushback=self._transport.allows_pushback)
+        return answer, (*explained, *calls.named(request))
 
     def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, labels: tuple[str, str, str]) -> Any:
         """Return what tells the observer of a call and makes it; without an observer, the call itself."""
@@ -193,7 +178,7 @@ class Tolerant:
         return grpc.unary_unary_rpc_method_handler(call, deserializer, serializer)
 
 
-def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:
+def trailers(error: ServerError, *, pushback: bool = True) -> Trailers:
     """Return the trailing metadata that explain an error to programs: google.rpc details, and when to retry."""
     status = Status(code=error.code.value[0], message=error.message)
     retry: tuple[tuple[str, str], ...] = ()
@@ -208,11 +193,6 @@ def trailers(error: ServerError, *, pushback: bool = True) -> tuple[tuple[str, s
             if pushback:
                 retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
     return (("grpc-status-details-bin", status.SerializeToString()), *retry)
-
-
-def _has_left(error: Exception) -> bool:
-    """Return whether an error, or one in a group, is grpcio's about an answer that nobody is there to take."""
-    return ExceptionGroup("", [error]).subgroup(grpc.aio.InternalError) is not None
 
 
 def _tolerant(deserialize: Any) -> Callable[[bytes], Any]:

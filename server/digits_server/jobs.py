@@ -1,4 +1,4 @@
-"""Requests while they are in a batcher, cut into jobs, and how a batch of jobs is answered."""
+"""Requests while they are in a batcher, and how a batch of them is answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Rows(Protocol):
 RowsT = TypeVar("RowsT", bound=Rows)
 AnswersT = TypeVar("AnswersT", bound=Sized)
 Part = tuple[AnswersT, int, int]
-"""A batch's answers, and from which row to which they belong to a job."""
+"""A batch's answers, and from which row to which they belong to a piece."""
 
 
 @dataclass(slots=True)
@@ -38,44 +38,71 @@ class Outcome(Generic[AnswersT]):
     """Rows in the batch, other callers' included."""
 
 
-@dataclass(eq=False, slots=True)
 class Job(Generic[RowsT, AnswersT]):
-    """At most one batch full of one caller's rows. It owns the future that answers them.
+    """One caller's rows, on their way through a batcher. Await `settled`, or override `done`.
 
-    Times are on the batcher's clock, in seconds.
+    Args:
+        rows: At least one row.
+        deadline: Time on the batcher's clock after which the caller has no use for the answer.
     """
 
-    rows: RowsT
-    size: int
+    __slots__ = ("deadline", "future", "outcomes", "result", "rows", "size", "submitted", "taken")
     submitted: float
-    deadline: float
-    future: asyncio.Future[Outcome[AnswersT]]
+    """Time of admission, on the batcher's clock."""
 
-    def fail(self, error: Exception) -> None:
-        """Answer with an error."""
-        if not self.future.done():  # the caller may have left while the batch ran
-            self.future.set_exception(error)
+    def __init__(self, rows: RowsT, deadline: float = float("inf")) -> None:
+        self.rows = rows
+        self.size = len(rows)
+        self.taken = 0
+        """Rows that have run, or run now; fewer than all only for a request larger than a batch."""
+        self.deadline = deadline
+        self.outcomes: list[Outcome[AnswersT]] = []
+        self.result: list[Outcome[AnswersT]] | BaseException | None = None
+        """What became of it, as soon as that is known."""
+        self.future: asyncio.Future[None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for the result any more: it is known, or the caller has left."""
+        return self.result is not None or (self.future is not None and self.future.done())
+
+    def end(self, result: list[Outcome[AnswersT]] | BaseException) -> None:
+        """Tell the caller what became of it."""
+        if not self.is_over:
+            self.result = result
+            self.done()
+
+    def done(self) -> None:
+        """Called when the result is known, once, but not if the caller has left. Must not raise."""
+        if self.future is not None:
+            self.future.set_result(None)
+
+    async def settled(self) -> list[Outcome[AnswersT]]:
+        """Return the outcomes: one, or several if the request is larger than a batch."""
+        if self.result is None:
+            self.future = asyncio.get_running_loop().create_future()
+            await self.future
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.outcomes
 
 
-def cut(rows: RowsT, size: int) -> list[RowsT]:
-    """Return `rows` in parts of at most `size`."""
-    if len(rows) <= size:
-        return [rows]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+Piece = tuple[Job[RowsT, AnswersT], RowsT, int]
+"""Rows of a job that run in one batch: all of them, unless there are more than a batch holds; and their number."""
 
 
 def answer(
-    batch: Sequence[Job[RowsT, AnswersT]], run: Callable[[Sequence[RowsT]], AnswersT]
+    batch: Sequence[Piece[RowsT, AnswersT]], run: Callable[[Sequence[RowsT]], AnswersT]
 ) -> list[Part[AnswersT] | Exception]:
-    """Return each job's part of the answers, or the error that this job alone provokes.
+    """Return each piece's part of the answers, or the error that this piece alone provokes.
 
     Args:
-        batch: At least one job.
-        run: Answers a list of jobs' rows with one row of answers for each row, in order.
+        batch: At least one piece.
+        run: Answers a list of rows with one row of answers for each row, in order.
     """
-    ends = list(accumulate([job.size for job in batch]))
+    ends = list(accumulate([size for _, _, size in batch]))
     try:
-        answers = run([job.rows for job in batch])
+        answers = run([rows for _, rows, _ in batch])
         if len(answers) != ends[-1]:
             raise RuntimeError(f"the model answered {len(answers)} rows to {ends[-1]}")
     except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to a caller
@@ -83,4 +110,4 @@ def answer(
             return [error]
         half = len(batch) // 2  # who is guilty, halving tells
         return answer(batch[:half], run) + answer(batch[half:], run)
-    return [(answers, end - job.size, end) for job, end in zip(batch, ends, strict=True)]
+    return [(answers, end - size, end) for (_, _, size), end in zip(batch, ends, strict=True)]

@@ -56,8 +56,8 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         model = self._model("model_name", request.model_name, request.model_version)
         converters.check_id("id", request.id)
         outputs = tensors.outputs(request)
-        pending = model.batcher.admit(tensors.images(request), deadline=calls.deadline(context))
-        outcome = converters.joined(await pending.outcomes())
+        outcomes = await model.batcher.submit(tensors.images(request), deadline=calls.deadline(context))
+        outcome = converters.joined(outcomes)
         if request.id:
             context.set_trailing_metadata(calls.trailers(request, model.package, outcome))
         return tensors.response(request, outputs, model, outcome)

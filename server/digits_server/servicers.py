@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_server import calls, converters, wire
-from digits_server.batcher import Pending
+from digits_server.converters import Request
 from digits_server.engine import Images, Predictions
 from digits_server.errors import ServerError, public
-from digits_server.jobs import Outcome
+from digits_server.jobs import Job
 from digits_server.registry import Registry, ServedModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
@@ -24,26 +24,37 @@ STREAM_ROWS = 512
 """Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
 
 
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+if TYPE_CHECKING:  # generic only in the stubs
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def reads(deserialize: Callable[[bytes], Request]) -> Callable[[HandlerT], HandlerT]:
+    """Let a handler's messages be read by `deserialize` instead of protobuf."""
+
+    def mark(handler: HandlerT) -> HandlerT:
+        handler.reads = deserialize  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
     """`digits.v1.DigitClassifier` on the models of a registry."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def Classify(  # type: ignore[override] # bytes: see wire.py
-        self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]
-    ) -> bytes:
-        """Answer one request, with the bytes of a `ClassifyResponse`."""
-        admitted = self._admit(request, calls.deadline(context))
-        outcome = await admitted.outcome()
-        if request.request_id:
-            context.set_trailing_metadata(calls.trailers(request, admitted.model.package, outcome))
-        return converters.response(request, admitted.model, outcome)
+    @reads(wire.request)
+    def Classify(  # type: ignore[override] # not a coroutine: see `Answering`
+        self, request: Request, context: Context
+    ) -> Answering:
+        """Begin to answer one request."""
+        return self._admit(request, calls.deadline(context), context)
 
+    @reads(wire.stream_request)
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
-        self,
-        requests: AsyncIterator[pb.ClassifyStreamRequest | ServerError],
-        context: grpc.aio.ServicerContext[pb.ClassifyStreamRequest, pb.ClassifyStreamResponse],
+        self, requests: AsyncIterator[Request | ServerError], context: Context
     ) -> None:
         """Answer the messages of a stream, in order, each with its answer or its own error.
 
@@ -51,7 +62,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         further ones are not read before the caller has taken the oldest answer.
         """
         deadline = calls.deadline(context)
-        window: asyncio.Queue[_Admitted | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
+        window: asyncio.Queue[Answering | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
         rows = 0
         has_room = asyncio.Event()
 
@@ -74,7 +85,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(read())
                 while admitted := await window.get():
-                    await context.write(await _stream_response(admitted))  # type: ignore[arg-type] # bytes: see wire.py
+                    await context.write(await _stream_response(admitted))
                     rows -= _rows(admitted)
                     has_room.set()
         finally:
@@ -85,52 +96,90 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         """List what can be asked for."""
         return converters.models(self._registry)
 
-    def _admit(self, request: pb.ClassifyRequest, deadline: float) -> _Admitted:
+    def _admit(self, request: Request, deadline: float, context: Context | None = None) -> Answering:
         model = self._registry.get(request.model, request.version)
         converters.options(request, len(model.package.labels))
-        images = converters.images(request)
-        return _Admitted(request, model, len(images), model.batcher.admit(images, deadline=deadline))
+        answering = Answering(request, model, deadline, context)
+        model.batcher.admit(answering)
+        return answering
 
-    def _try_to_admit(
-        self, message: pb.ClassifyStreamRequest | ServerError, deadline: float
-    ) -> _Admitted | ServerError:
+    def _try_to_admit(self, message: Request | ServerError, deadline: float) -> Answering | ServerError:
         """Return the admitted request, or the error that answers it: one message's fault must not end the stream."""
         if isinstance(message, ServerError):
             return message
         try:
-            return self._admit(message.request, deadline)
+            return self._admit(message, deadline)
         except Exception as error:  # noqa: BLE001
-            return public(error, message.request)
+            return public(error, message)
 
 
-@dataclass(slots=True)
-class _Admitted:
-    """A request on its way through a batcher."""
+class Answering(Job[Images, Predictions]):
+    """A request on its way through a batcher: await it, or say who is to be given it."""
 
-    request: pb.ClassifyRequest
-    model: ServedModel
-    rows: int
-    pending: Pending[Images, Predictions]
+    __slots__ = ("_context", "_model", "_reply", "_request")
 
-    async def outcome(self) -> Outcome[Predictions]:
-        return converters.joined(await self.pending.outcomes())
+    def __init__(self, request: Request, model: ServedModel, deadline: float, context: Context | None) -> None:
+        super().__init__(converters.images(request), deadline)
+        self._request, self._model, self._context = request, model, context
+        self._reply: Callable[[bytes | BaseException], None] | None = None
+
+    def __await__(self) -> Generator[None, None, bytes]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> bytes:
+        try:
+            await self.settled()
+        finally:
+            self.leave()
+        return self._response()
+
+    def then(self, reply: Callable[[bytes | BaseException], None]) -> None:
+        """Have `reply` called with the answer, or with what went wrong, unless the caller leaves before."""
+        self._reply = reply
+
+    def leave(self) -> None:
+        """Give up, or be done."""
+        self._reply = None
+        self._model.batcher.release(self)
+
+    def done(self) -> None:
+        """Reply, if that is wanted."""
+        reply = self._reply
+        if reply is None:
+            super().done()
+            return
+        self.leave()
+        if isinstance(self.result, BaseException):
+            reply(self.result)
+            return
+        answer: bytes | BaseException
+        try:
+            answer = self._response()
+        except Exception as error:  # noqa: BLE001 - must not reach the others of the batch
+            answer = error
+        reply(answer)
+
+    def _response(self) -> bytes:
+        request, outcome = self._request, converters.joined(self.outcomes)
+        if request.request_id and self._context:
+            self._context.set_trailing_metadata(calls.trailers(request, self._model.package, outcome))
+        return converters.response(request, self._model, outcome)
 
 
-def _rows(admitted: _Admitted | ServerError) -> int:
-    return admitted.rows if isinstance(admitted, _Admitted) else 0
+def _rows(admitted: Answering | ServerError) -> int:
+    return admitted.size if isinstance(admitted, Answering) else 0
 
 
-def _leave(admitted: _Admitted | ServerError | None) -> None:
-    if isinstance(admitted, _Admitted):
-        admitted.pending.leave()
+def _leave(admitted: Answering | ServerError | None) -> None:
+    if isinstance(admitted, Answering):
+        admitted.leave()
 
 
-async def _stream_response(admitted: _Admitted | ServerError) -> bytes:
+async def _stream_response(admitted: Answering | ServerError) -> bytes:
     try:
         if isinstance(admitted, ServerError):
             raise admitted
-        response = converters.response(admitted.request, admitted.model, await admitted.outcome())
-        return wire.stream_response(response)
+        return wire.stream_response(await admitted)
     except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
         fault = public(error)
         status = pb.StreamError(code=fault.code.value[0], message=fault.message)

@@ -23,9 +23,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 
-from digits_server.batcher import Batcher, Pending
+from digits_server.batcher import Batcher
 from digits_server.interceptors import Ended
-from digits_server.jobs import AnswersT, Outcome, RowsT
+from digits_server.jobs import AnswersT, Job, Outcome, RowsT
 
 if TYPE_CHECKING:
     from digits_server.interceptors import Context
@@ -126,28 +126,21 @@ class _TracedBatcher(Batcher[RowsT, AnswersT]):
         super().__init__(*args, **settings)
         self._tracing = tracing
         self._model = model
+        self._spans: dict[Job[RowsT, AnswersT], Span] = {}
 
-    def admit(self, rows: RowsT, *, deadline: float = float("inf")) -> Pending[RowsT, AnswersT]:
+    def admit(self, job: Job[RowsT, AnswersT]) -> None:
         """Take a request in, as `Batcher.admit`."""
-        submitted = time.monotonic()
-        pending = super().admit(rows, deadline=deadline)
+        super().admit(job)
         call = trace.get_current_span()
         if call.is_recording():
-            tell = functools.partial(self._tracing.phases, call, self._model, submitted)
-            return _TracedPending(pending, tell)
-        return pending
+            self._spans[job] = call
 
-
-class _TracedPending(Pending[RowsT, AnswersT]):
-    def __init__(self, pending: Pending[RowsT, AnswersT], tell: Callable[[Outcome[AnswersT]], None]) -> None:
-        super().__init__(pending._batcher, pending._jobs)  # noqa: SLF001 - another of its own class
-        self._tell = tell
-
-    async def outcomes(self) -> list[Outcome[AnswersT]]:
-        outcomes = await super().outcomes()
-        for outcome in outcomes:
-            self._tell(outcome)
-        return outcomes
+    def release(self, job: Job[RowsT, AnswersT]) -> None:
+        """Forget a request, as `Batcher.release`."""
+        super().release(job)
+        if call := self._spans.pop(job, None):
+            for outcome in job.outcomes:
+                self._tracing.phases(call, self._model, job.submitted, outcome)
 
 
 def _add_trace(record: logging.LogRecord) -> bool:

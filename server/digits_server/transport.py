@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import grpc
 
@@ -30,6 +30,28 @@ MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
 
 
+class DirectCall(Protocol):
+    """A call of a method that is served directly: function calls instead of a task."""
+
+    leave: Callable[[], None]
+    """To be set: called if the caller leaves, or its deadline passes, before it has an answer."""
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """Return the metadata that came with the call."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller stops listening; None if it never does."""
+
+    def set_trailing_metadata(self, trailers: Sequence[tuple[str, str | bytes]]) -> None:
+        """Have these go out with the answer."""
+
+    def respond(self, data: bytes) -> None:
+        """Answer with a message, and status OK."""
+
+    def fail(self, code: grpc.StatusCode, message: str, trailers: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        """Answer with a status."""
+
+
 class Transport(Protocol):
     """What carries RPCs between sockets and services."""
 
@@ -41,6 +63,9 @@ class Transport(Protocol):
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Take no more work, stop as soon as `finished` returns, or after `grace_s`, and return which it was."""
+
+    def add_direct(self, path: str, method: Callable[[bytes, DirectCall], None]) -> None:
+        """Serve a unary method directly, if this transport can; its handler is added to the server as well."""
 
 
 class Grpcio:
@@ -64,6 +89,9 @@ class Grpcio:
             options.append(("grpc.max_connection_idle_ms", _ms(config.max_idle_s)))
         self.server = grpc.aio.server(options=_options(config) + options)
 
+    def add_direct(self, path: str, method: Callable[[bytes, DirectCall], None]) -> None:
+        """Do nothing: here every call is a task."""
+
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Close the port and tell clients to go elsewhere (GOAWAY), then as the protocol says."""
         stopping = asyncio.create_task(self.server.stop(grace_s + FLUSH_S))
@@ -74,7 +102,7 @@ class Grpcio:
 
 
 class Native:
-    """pygrpc-native's drop-in for grpcio's asyncio server: HTTP/2 in Rust, outside the interpreter lock.
+    """pygrpc-native: HTTP/2 in Rust, outside the interpreter lock.
 
     Raises:
         SettingRefused: The package is not installed, or can't do what is asked of it.
@@ -92,15 +120,15 @@ class Native:
         if not config.is_local:
             log.warning("native looks at a message's size only after receiving and unpacking it: trust who can connect")
         try:
-            import pygrpc_native.aio  # noqa: PLC0415 - an optional dependency
+            from digits_server.native import Server  # noqa: PLC0415 - it needs an optional dependency
         except ImportError as error:
             raise SettingRefused(
                 "--transport", "native needs the package pygrpc-native: digits-server[native]"
             ) from error
-        # `Server`, not `server()`, to say how many threads do the HTTP/2 work: more than CPUs only take turns.
-        self.server: grpc.aio.Server = pygrpc_native.aio.Server(
-            options=_options(config), io_threads=min(2, config.cpus)
-        )
+        # More threads for HTTP/2 than CPUs only take turns.
+        server = Server(_options(config), io_threads=min(2, config.cpus))
+        self.add_direct = server.add_direct
+        self.server: Any = server
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """As the protocol says. The port stays open meanwhile: callers are told UNAVAILABLE, not refused to connect."""

@@ -1,5 +1,6 @@
 """What a change in the models folder does to what is served."""
 
+import asyncio
 import os
 import shutil
 import weakref
@@ -232,13 +233,14 @@ async def test_model_folder_that_cannot_be_listed_is_not_taken_for_removed(folde
 async def test_replaced_version_finishes_its_requests_and_is_freed(folder):
     """A request admitted before the swap is answered by its version; after that nothing keeps the old one in memory."""
     old = folder.registry.get("toy")
-    pending = old.batcher.admit(image_of(3)[np.newaxis])
+    pending = asyncio.create_task(old.batcher.submit(image_of(3)[np.newaxis]))
+    await asyncio.sleep(0)
     freed = weakref.ref(old.package.engine)
     del old
     shutil.rmtree(folder.root / "toy" / "1")
     write_package(folder.root / "toy" / "1", shift=2)
     await folder.look()
-    (outcome,) = await pending.outcomes()
+    (outcome,) = await pending
     assert int(outcome.answers.digits[outcome.start]) == 3
     assert await folder.answer() == 5
     del pending, outcome

@@ -17,5 +17,6 @@ async def test_setting_chooses_the_transport(setting, name):
 async def test_transport_that_is_not_installed_is_refused(monkeypatch):
     """Asking for native without its package is an error that names the setting and what to install."""
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
+    monkeypatch.delitem(sys.modules, "digits_server.native", raising=False)
     with pytest.raises(SettingRefused, match=r"--transport: native needs .* digits-server\[native\]"):
         transport.make(Config(transport="native"))
