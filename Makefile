@@ -115,3 +115,7 @@ capacity: $(VENV)/.dev  ## measure how latency grows with load and throughput wi
 .PHONY: bench-sdk
 bench-sdk: $(VENV)/.dev  ## measure the Python client beside the generated stub; wants two CPUs
 	$(BIN)/python loadtests/sdk_bench.py $(ARGS)
+
+.PHONY: bench-models
+bench-models: $(VENV)/.dev  ## measure what callers feel while models are exchanged or tried; wants h2load and two CPUs
+	$(BIN)/python loadtests/models_bench.py $(ARGS)

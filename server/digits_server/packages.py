@@ -104,8 +104,14 @@ def sign(folder: Path) -> Signature:
     return tuple(states)
 
 
-def load(root: Path, key: Key, *, threads: int) -> Package:
+def load(root: Path, key: Key, *, threads: int, rest: float = 0.0) -> Package:
     """Load, verify and measure a package; measuring warms it, too.
+
+    Args:
+        root: The models folder.
+        key: Which package of it.
+        threads: Threads of one run.
+        rest: As `Engine.measure`.
 
     Raises:
         ModelRefused: Something about it is wrong; the message says what.
@@ -116,7 +122,7 @@ def load(root: Path, key: Key, *, threads: int) -> Package:
         labels = tuple(map(str, json.loads(engine.metadata["digits.labels"])))
         test_accuracy = float(json.loads(engine.metadata["digits.training"])["test_accuracy"])
         _verify(engine, folder / "golden.npz", len(labels))
-        return Package(key, labels, test_accuracy, engine, engine.measure())
+        return Package(key, labels, test_accuracy, engine, engine.measure(rest))
     except ModelRefused:
         raise
     except Exception as error:  # a damaged file may raise anything, a damaged graph too when it runs

@@ -18,6 +18,9 @@ from digits_server.trial import Trial, Verdict
 
 log = logging.getLogger(__name__)
 
+REST = 3.0
+"""Pauses in measuring a new model while others serve, over the time of the runs: a quarter of a CPU is taken."""
+
 
 class Watch:
     """Looks at a models folder again and again, loads what is new and removes what is gone. One step after the other.
@@ -117,7 +120,9 @@ class Watch:
         self._registry.notes[key] = Note(pb.MODEL_STATE_LOADING)
         fault, package = "", None
         try:
-            package = await asyncio.to_thread(load, self._root, key, threads=self._threads)
+            package = await asyncio.to_thread(
+                load, self._root, key, threads=self._threads, rest=0.0 if self._is_first else REST
+            )
         except ModelRefused as error:
             fault = str(error)
         if await asyncio.to_thread(sign, key.folder(self._root)) != signature:  # somebody wrote meanwhile

@@ -51,6 +51,12 @@ class Folder:
         return {f"{model.name}/{model.version}": (states[model.state], model.reason) for model in models}
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    """Nobody else wants the CPU here."""
+    monkeypatch.setattr(reload, "REST", 0.0)
+
+
 @pytest.fixture
 async def folder(tmp_path):
     write_package(tmp_path / "toy" / "1")
@@ -93,15 +99,15 @@ async def test_files_that_change_while_they_are_loaded_do_not_count(folder, monk
     """What was written during the load is neither served nor refused before it has settled again."""
     package = write_package(folder.root / "toy" / "2", shift=1)
 
-    def load_and_touch(root, key, *, threads):
+    def load_and_touch(root, key, **options):
         os.utime(package / "golden.npz")
-        return original(root, key, threads=threads)
+        return original(root, key, **options)
 
     original = reload.load
-    monkeypatch.setattr(reload, "load", load_and_touch)
-    await folder.look()
+    with monkeypatch.context() as patch:
+        patch.setattr(reload, "load", load_and_touch)
+        await folder.look()
     assert folder.serving() == ["other/1", "toy/1"]
-    monkeypatch.undo()
     await folder.look()
     assert folder.serving() == ["other/1", "toy/1", "toy/2"]
 

@@ -10,7 +10,7 @@ import pytest
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import shadow
+from digits_server import reload, shadow
 from digits_server.batcher import Batcher
 from digits_server.config import Config
 from digits_server.packages import Key, load
@@ -146,6 +146,12 @@ class Folder:
                 await self.registry.get().batcher.submit(np.stack([image_of(digit) for digit in range(10)]))
                 await asyncio.sleep(0.001)
         run.cancel()
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    """Nobody else wants the CPU here."""
+    monkeypatch.setattr(reload, "REST", 0.0)
 
 
 @pytest.fixture

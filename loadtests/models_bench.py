@@ -1,0 +1,99 @@
+"""What callers feel while models are exchanged or tried beside them: `make bench-models`.
+
+The server has one CPU for calls, loading and comparing, h2load another. Each row is a server of its own, measured in
+this one run; 64 calls of one image are always in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import shutil
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bench
+import click
+
+NAME = "digits-cnn"
+BETWEEN_S = 0.5
+"""Time between versions, beyond what it takes to load one; looks are as far apart."""
+
+
+def metric(url: str, name: str) -> float:
+    """Return the sum of a metric's samples."""
+    with urllib.request.urlopen(url, timeout=20) as page:  # noqa: S310 - our own address
+        return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page.read().decode(), re.MULTILINE)))
+
+
+@contextlib.contextmanager
+def exchanging(models: Path, url: str) -> Iterator[Callable[[], int]]:
+    """Put version after version in the place of the one before, and yield what tells how many."""
+    stop, count = threading.Event(), itertools.count(2)
+    done = [0]
+
+    def exchange() -> None:
+        for version in count:
+            spare = models / f".{version}"
+            shutil.copytree(models / NAME / str(version - 1), spare)
+            spare.rename(models / NAME / str(version))
+            while not metric(url, rf'digits_model_info{{model="{NAME}",version="{version}"}}'):
+                if stop.wait(0.05):
+                    return
+            shutil.rmtree(models / NAME / str(version - 1))
+            done[0] += 1
+            if stop.wait(BETWEEN_S):
+                return
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        yield lambda: done[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure(transport: str, situation: str, seconds: int) -> str:
+    """Return a row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder)
+        shutil.copytree(bench.MODELS / NAME / "1", models / NAME / "1")
+        flags = [f"--models={models}", f"--transport={transport}", "--workers=1", f"--reload-s={BETWEEN_S}"]
+        flags += ["--shadow", "--shadow-images=1000000000"] if situation == "on trial" else []
+        with bench.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, url):
+            bench.load(address, rows=1, clients=4, streams=16, seconds=1)
+            before_mb = metric(url, "process_resident_memory_bytes") / 1e6
+            with contextlib.ExitStack() as stack:
+                exchanged = stack.enter_context(exchanging(models, url)) if situation == "exchanged" else lambda: 0
+                if situation == "on trial":
+                    shutil.copytree(bench.MODELS / NAME / "1", models / NAME / "2")
+                run = bench.load(address, rows=1, clients=4, streams=16, seconds=seconds)
+                count = exchanged()
+            images = metric(url, "digits_shadow_images_total")
+            after_mb = metric(url, "process_resident_memory_bytes") / 1e6
+            wrong = bench.refused(url)
+    return (
+        f"| {transport} | {situation} | {run.calls_per_s:,.0f} | {run.p50_us / 1e3:.1f} | {run.p99_us / 1e3:.1f} | "
+        f"{wrong} | {count} | {images:,.0f} | {before_mb:.0f} → {after_mb:.0f} |"
+    )
+
+
+@click.command()
+@click.option("--seconds", default=15, show_default=True, help="Time for each row.")
+@click.option("--transport", "transports", multiple=True, default=["grpcio", "native"], show_default=True)
+def main(seconds: int, transports: tuple[str, ...]) -> None:
+    """Measure, and print a table."""
+    print("| transport | models | calls/s | p50 ms | p99 ms | not answered | versions | images compared | MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for transport in transports:
+        for situation in ("untouched", "exchanged", "on trial", "untouched"):
+            print(measure(transport, situation, seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
