@@ -20,17 +20,26 @@ def workloads(level: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {name: figures for name, figures in level["figures"].items() if " " not in name}
 
 
-def knee(levels: Levels, workload: str = "") -> int:
-    """Return the position of the knee, of a workload or of all: the level of greatest power, throughput over latency.
+def knee(levels: Levels, workload: str) -> Mapping[str, Any]:
+    """Return the level at the knee of a workload: where throughput is farthest ahead of latency.
 
-    Kleinrock, "Power and deterministic rules of thumb for probabilistic problems in computer communications", 1979:
-    up to there more load is more throughput, from there on it is more waiting.
+    Both are taken as shares of their range, as in Satopää et al., "Finding a Kneedle in a Haystack", 2011: up to there
+    more load is more throughput, from there on it is more waiting.
     """
-    power = [
-        sum(each["rate"] / each["p50_ms"] for name, each in workloads(level).items() if workload in {"", name})
-        for level in levels
-    ]
-    return max(range(len(levels)), key=power.__getitem__)
+    levels = [level for level in levels if workload in level["figures"]]
+    rates, waits = (_shares([level["figures"][workload][key] for level in levels]) for key in ("rate", "p50_ms"))
+    return max(zip(rates, waits, levels, strict=True), key=lambda it: it[0] - it[1])[2]
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low or 1) for value in values]
+
+
+def is_flat(levels: Levels) -> bool:
+    """Return whether the last two levels have added less than a tenth to the throughput."""
+    rates = [sum(each["rate"] for each in workloads(level).values()) for level in levels]
+    return len(rates) > 2 and max(rates[-2:]) < 1.1 * rates[-3]
 
 
 def table(levels: Levels, *, mark_knee: bool) -> str:
@@ -38,12 +47,12 @@ def table(levels: Levels, *, mark_knee: bool) -> str:
     lines = [
         f"{'stage':<10} {'users':>5} {'workload':<10} {'rate':>9} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7} {'MB':>6}"
     ]
-    for number, level in enumerate(levels):
+    for level in levels:
         memory = f"{level['memory_mb']:6.0f}" if "memory_mb" in level else " " * 6
         lines += [
             f"{level['stage']:<10} {level['users']:>5} {name:<10} {each['rate']:>9.0f} "
             f"{each['p50_ms']:>8.3g} {each['p99_ms']:>8.3g} {each['error_share']:>7.2%} {memory}"
-            f"{'  knee' if mark_knee and number == knee(levels, name) else ''}"
+            f"{'  knee' if mark_knee and level is knee(levels, name) else ''}"
             for name, each in workloads(level).items()
         ]
     return "\n".join(lines)
@@ -59,7 +68,6 @@ def plot(levels: Levels, file: Path) -> None:
     names = list(dict.fromkeys(name for level in levels for name in workloads(level)))
     figure, every = plt.subplots(1, len(names), figsize=(6.4 * len(names), 4.4), layout="constrained", squeeze=False)
     for name, axes in zip(names, every[0], strict=True):
-        at = knee(levels, name)
         points = [(level["users"], level["figures"][name]) for level in levels if name in level["figures"]]
         rates = [figures["rate"] for _, figures in points]
         for key, colour in (("p50_ms", "#27a"), ("p99_ms", "#c63")):
@@ -67,10 +75,11 @@ def plot(levels: Levels, file: Path) -> None:
         for users, figures in points:
             place = figures["rate"], figures["p50_ms"]
             axes.annotate(str(users), place, textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
-        best = levels[at]["figures"][name]
+        at = knee(levels, name)
+        best = at["figures"][name]
         axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
         axes.annotate(
-            f"knee: {levels[at]['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
+            f"knee: {at['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
             xy=(best["rate"], 1),
             xycoords=("data", "axes fraction"),
             xytext=(-5, -5),

@@ -95,7 +95,7 @@ class Course(LoadTestShape):
 
 
 class Ramp(Course):
-    """Users double until the knee, beyond which they wait longer and get no more done."""
+    """Users double until they only wait longer and get no more done."""
 
     def stages(self, users: int, run_time_s: float) -> list[Stage]:
         """Return stages of 1, 2, 4, … users."""
@@ -103,8 +103,8 @@ class Ramp(Course):
         return [Stage(f"{count} users", count, run_time_s / len(counts)) for count in counts]
 
     def is_enough(self) -> bool:
-        """Return whether the knee is two levels back."""
-        return report.knee(LEVELS) < len(LEVELS) - 2
+        """Return whether more users get no more done."""
+        return report.is_flat(LEVELS)
 
 
 class Spike(Course):

@@ -30,7 +30,13 @@ SATURATES = levels((1, 500, 2.0), (2, 950, 2.1), (4, 1800, 2.2), (8, 2000, 4.0),
 
 def test_knee_is_where_more_users_only_wait_longer():
     """The knee is the last level at which throughput grew with the users."""
-    assert SATURATES[report.knee(SATURATES)]["users"] == 4
+    assert report.knee(SATURATES, "unary")["users"] == 4
+
+
+def test_ramp_has_seen_enough_when_throughput_is_flat():
+    """Two levels that add less than a tenth end a ramp, one does not."""
+    assert [report.is_flat(SATURATES[:count]) for count in (1, 3, 4, 5)] == [False, False, False, False]
+    assert report.is_flat(SATURATES + levels((32, 2040, 16)))
 
 
 def test_table_marks_the_knee():
