@@ -45,7 +45,7 @@ FORGED = '\n{"level": "INFO", "message": "forged"}\n'
 
 
 def valid_requests():
-    """Return the bytes of requests that use every field."""
+    """Return requests that use every field."""
     pixels = image_of(3).tobytes()
     full = pb.ClassifyRequest(
         model="toy-b", version="1", pixels=pixels * 2, top_k=3, omit_probabilities=True, request_id="id"
@@ -64,8 +64,7 @@ def valid_requests():
         model_name="toy-b", inputs=[tensor(name="vectors", datatype="FP32", shape=[1, 28, 28])]
     )
     typed.inputs[0].contents.fp32_contents.extend([0.5] * 784)
-    messages = [pb.ClassifyRequest(pixels=pixels), full, floats, pb.ClassifyStreamRequest(request=full), raw, typed]
-    return [message.SerializeToString() for message in messages]
+    return [pb.ClassifyRequest(pixels=pixels), full, floats, pb.ClassifyStreamRequest(request=full), raw, typed]
 
 
 class Fuzzer:
@@ -79,7 +78,7 @@ class Fuzzer:
 
     def __init__(self, port, seed, *, is_native=False):
         self.port, self.random = port, random.Random(seed)
-        self.requests = valid_requests()
+        self.requests = [request.SerializeToString() for request in valid_requests()]
         packer = zlib.compressobj(9, wbits=31)
         self.packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
         self.outcomes = Counter()
