@@ -82,6 +82,22 @@ loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judge
 soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
 	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
 
+# What the server's image holds, apart from Debian: installed anew, for these tell what is installed, not what is asked for.
+out/supply/.venv: requirements/server.txt | $(BIN)/python
+	rm -rf $@ && $(PYTHON) -m venv $@
+	$@/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
+	$@/bin/pip uninstall -q -y hatchling editables pathspec pluggy tomlkit trove-classifiers setuptools pip
+
+.PHONY: sbom
+sbom: $(VENV)/.dev out/supply/.venv  ## list what the server is made of: out/supply/sbom.cdx.json (CycloneDX), licences.md
+	$(BIN)/cyclonedx-py environment out/supply/.venv --pyproject server/pyproject.toml --output-reproducible -o out/supply/sbom.cdx.json
+	$(BIN)/pip-licenses --python out/supply/.venv/bin/python --with-urls --format=markdown --output-file out/supply/licences.md \
+	  --partial-match --allow-only="MIT;BSD;Apache;PSF"
+
+.PHONY: audit
+audit: $(VENV)/.dev  ## look the pinned packages up among known vulnerabilities; fails where the advisories can't be had
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/server.txt
+
 .PHONY: fuzz
 fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
 	$(BIN)/python tests/security/fuzz.py $(ARGS)

@@ -88,6 +88,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="How long a first image may wait for company; 0: a lone request runs at once.",
 )
 @setting("--max-queue", type=click.IntRange(1), default=Config.max_queue, help="Most images waiting for one model.")
+@setting("--max-rows", type=click.IntRange(1), default=Config.max_rows, help="Most images of one request.")
 @setting(
     "--max-message-bytes",
     type=click.IntRange(1024, 2**31 - 1),

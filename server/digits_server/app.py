@@ -261,6 +261,7 @@ class Server:
             run,
             max_batch_size=size,
             max_queue=self._config.max_queue,
+            max_rows=self._config.max_rows,
             cost=cost,
             max_wait_s=self._config.max_wait_s,
             executor=None if is_inline else self._executor,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
-from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
+from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, InvalidArgument, QueueFull
 from digits_server.jobs import AnswersT, Job, Outcome, Part, Piece, RowsT, answer
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Batcher(Generic[RowsT, AnswersT]):
             one row, on the event loop, or in `executor` if there is one (which must then run one call at a time).
         max_batch_size: Most rows in one run. A larger request is cut into parts of this size.
         max_queue: Most rows waiting; one more is refused.
+        max_rows: Most rows of one request.
         cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
         expect: Told how many requests each batch held, why it ran, and how many requests are in flight; returns how
             many to wait for before the next one.
@@ -65,6 +66,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         *,
         max_batch_size: int,
         max_queue: int,
+        max_rows: float = float("inf"),
         cost: Callable[[int], float] = lambda _rows: 0.0,
         expect: Callable[[int, str, int], int] = lambda _requests, _release, _in_flight: 1,
         max_wait_s: float = 0.0,
@@ -75,6 +77,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._run = run
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
+        self._max_rows = max_rows
         self._cost = cost
         self._expect = expect
         self._max_wait_s = max_wait_s
@@ -137,6 +140,8 @@ class Batcher(Generic[RowsT, AnswersT]):
         size, deadline, now = job.size, job.deadline, self._clock()
         if self._is_closed:
             raise Draining("the server is shutting down")
+        if size > self._max_rows:
+            raise InvalidArgument("images", f"{size} in one request; allowed are up to {self._max_rows}")
         if self._waiting_rows + size > self._max_queue:
             raise QueueFull(
                 f"{self._waiting_rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",

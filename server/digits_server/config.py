@@ -52,6 +52,8 @@ class Config:
     """How long a first image may wait for company; 0 lets a lone request run at once."""
     max_queue: int = 4096
     """Most images waiting for one model."""
+    max_rows: int = 4096
+    """Most images of one request."""
     max_message_bytes: int = 4 * 1024 * 1024
     """Largest request or answer."""
     max_metadata_bytes: int = 16 * 1024

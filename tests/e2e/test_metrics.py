@@ -16,9 +16,8 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 @pytest.fixture(scope="module")
 def server(toy_models, tmp_path_factory, transport):
     """A server of its own, so that what is counted is known."""
-    server = start_server(
-        toy_models, tmp_path_factory.mktemp("metrics"), "--default-model=toy-a", f"--transport={transport}"
-    )
+    flags = ["--default-model=toy-a", f"--transport={transport}", "--max-rows=9999"]
+    server = start_server(toy_models, tmp_path_factory.mktemp("metrics"), *flags)
     yield server
     assert server.stop() == 0
 

@@ -256,12 +256,12 @@ def test_metadata_lists_versions_input_and_outputs(stub):
     }
 
 
-def test_deadlines_hold_and_the_queue_is_the_same(stub):
-    """More images than the queue holds are RESOURCE_EXHAUSTED, as for `Classify`."""
+def test_deadlines_hold_and_the_limit_is_the_same(stub):
+    """More images than a request may hold are refused, as for `Classify`."""
     with pytest.raises(grpc.RpcError) as error:
         infer(stub, tensor(shape=(5000, 784)), raw=[bytes(5000 * 784)])
-    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "5000 more would exceed the queue's 4096" in error.value.details()
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "images: 5000 in one request; allowed are up to 4096" in error.value.details()
 
 
 def test_health_knows_the_service(server):

@@ -139,7 +139,7 @@ def test_list_models(stub):
         ({"pixels": b"x" * 784, "model": "nope"}, "NOT_FOUND", "model: 'nope' is not served; there are"),
         ({"pixels": b"x" * 784, "version": "../1"}, "NOT_FOUND", "version: toy-b has no version '../1'"),
         ({"pixels": b"x" * 784 * 6400}, "RESOURCE_EXHAUSTED", "larger than max"),
-        ({"pixels": b"x" * 784 * 5000}, "RESOURCE_EXHAUSTED", "5000 more would exceed the queue's 4096"),
+        ({"pixels": b"x" * 784 * 5000}, "INVALID_ARGUMENT", "images: 5000 in one request; allowed are up to 4096"),
     ],
     ids=["783 bytes", "empty", "nan", "out of range", "unknown model", "unknown version", "5 MB", "5000 images"],
 )

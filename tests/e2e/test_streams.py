@@ -68,7 +68,11 @@ def test_bad_messages_get_their_own_errors_in_their_place(channel):
         (message(top_k=11).SerializeToString(), "INVALID_ARGUMENT", "top_k: is 11; allowed is 0 to 10"),
         (message(model="other").SerializeToString(), "NOT_FOUND", "model: 'other' is not served"),
         (message(version="3").SerializeToString(), "NOT_FOUND", "version: toy-b has no version '3'"),
-        (message(images=5000).SerializeToString(), "RESOURCE_EXHAUSTED", "5000 more would exceed the queue's 4096"),
+        (
+            message(images=5000).SerializeToString(),
+            "INVALID_ARGUMENT",
+            "images: 5000 in one request; allowed are up to 4096",
+        ),
     ]
     sent = itertools.chain.from_iterable((data, good) for data, _, _ in bad)
     call = channel.stream_stream(METHOD, response_deserializer=pb.ClassifyStreamResponse.FromString)
