@@ -10,6 +10,8 @@ import grpc
 import kubernetes_validate
 import pytest
 import yaml
+from cloudcoil.models.prometheus_operator import v1 as operator
+from conftest import ROOT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from digits_server.__main__ import main
@@ -239,14 +241,22 @@ def test_kserve_container_is_valid(rendered, version):
     kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_monitor_is_valid(rendered):
-    """Prometheus' operator knows each field of the monitor, which finds the headless service and its port."""
-    operator = pytest.importorskip("cloudcoil.models.prometheus_operator.v1")
-    manifest = of_kind(rendered("prod"), "ServiceMonitor")[0]
-    read = operator.ServiceMonitor.model_validate(manifest)
-    assert read.model_dump(mode="json", by_alias=True, exclude_unset=True) == manifest
+def test_monitoring_is_valid(rendered):
+    """Prometheus' operator knows each field of the monitor, which finds the headless service, and of the rules."""
+    found = of_kind(rendered("prod"), "ServiceMonitor", "PrometheusRule")
+    for manifest in found:
+        read = getattr(operator, manifest["kind"]).model_validate(manifest)
+        assert read.model_dump(mode="json", by_alias=True, exclude_unset=True) == manifest
+    spec = of_kind(found, "ServiceMonitor")[0]["spec"]
     hosts = next(it for it in of_kind(rendered("prod"), "Service") if it["metadata"]["name"] == "digits-server-hosts")
-    assert manifest["spec"]["selector"]["matchLabels"].items() <= hosts["metadata"]["labels"].items()
-    assert {endpoint["port"] for endpoint in manifest["spec"]["endpoints"]} <= {
-        port["name"] for port in hosts["spec"]["ports"]
-    }
+    assert spec["selector"]["matchLabels"].items() <= hosts["metadata"]["labels"].items()
+    assert {endpoint["port"] for endpoint in spec["endpoints"]} <= {port["name"] for port in hosts["spec"]["ports"]}
+
+
+def test_rules_are_those_of_prometheus(rendered):
+    """The rules are those of deploy/prometheus (after a change, run deploy/kubernetes/rules.sh), and find their job."""
+    rule, monitor = (of_kind(rendered("prod"), kind)[0] for kind in ("PrometheusRule", "ServiceMonitor"))
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/rules/digits.yml").read_text())
+    hosts = next(it for it in of_kind(rendered("prod"), "Service") if it["metadata"]["name"] == "digits-server-hosts")
+    job = hosts["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    assert set(re.findall(r'job="([^"]*)"', str(rule["spec"]))) == {job}
