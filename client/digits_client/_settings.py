@@ -44,7 +44,9 @@ SERVICE_CONFIG = {
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},  # a dead server must not be buried under retries
+    # A dead server must not be buried under retries; before they stop, half as many calls as this may fail at once,
+    # in one channel, as when one of several servers falls silent.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
