@@ -171,7 +171,7 @@ class Server:
 
         rpcs: Any = self._rpcs  # as much of a server as the generated function needs
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
-        service = open_inference.InferenceService(self._registry)
+        service = open_inference.InferenceService(self._registry, lambda: self._board.is_ready)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
         others: Any = Tolerant(self._transport.server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -17,10 +18,16 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 
 class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
-    """`inference.GRPCInferenceService` on the models of a registry."""
+    """`inference.GRPCInferenceService` on the models of a registry.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: The models.
+        is_ready: Whether the server is what it should be, as the health service tells.
+    """
+
+    def __init__(self, registry: Registry, is_ready: Callable[[], bool]) -> None:
         self._registry = registry
+        self._is_ready = is_ready
         self._metadata = pb.ServerMetadataResponse(name="digits-server", version=version("digits-server"))
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _context: object) -> pb.ServerLiveResponse:
@@ -28,8 +35,8 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _request: pb.ServerReadyRequest, _context: object) -> pb.ServerReadyResponse:
-        """Say yes: the port opens when the models are loaded, and a drain refuses every call."""
-        return pb.ServerReadyResponse(ready=True)
+        """Say whether the server is ready; a drain refuses this call like every other."""
+        return pb.ServerReadyResponse(ready=self._is_ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _context: object) -> pb.ModelReadyResponse:
         """Say whether a model, or one version, can be asked."""

@@ -22,6 +22,7 @@ from traffic import Traffic
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
+from open_inference.v2 import inference_pb2, inference_pb2_grpc
 
 SERVING, NOT_SERVING, UNKNOWN = (
     health_pb2.HealthCheckResponse.ServingStatus.Value(name) for name in ("SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
@@ -283,6 +284,23 @@ def test_strict_server_waits_for_an_empty_folder_to_fill(tmp_path, transport):
     write_package(models / "toy" / "1")
     wait_until(lambda: page(server, "/readyz")[0] == 200)
     assert (health(server), health(server, "toy")) == (SERVING, SERVING)
+    assert server.stop() == 0
+
+
+def test_strict_server_tells_the_open_inference_protocol_too(tmp_path, transport):
+    """ServerReady says what the health service says: no until the default model is there, then yes."""
+    models = tmp_path / "models"
+    models.mkdir()
+    server = waiting_server(models, tmp_path, "--default-model=toy", f"--transport={transport}")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def is_ready():
+            return stub.ServerReady(inference_pb2.ServerReadyRequest(), timeout=20).ready
+
+        assert not is_ready()
+        write_package(models / "toy" / "1")
+        wait_until(is_ready)
     assert server.stop() == 0
 
 
