@@ -207,6 +207,7 @@ class Server:
         if self._port and not self._board.is_ready and not self._stop.is_set() and is_fit:
             await self._set_health(SERVICES, is_serving=True)
             self._board.is_ready = True
+            self._board.beat()
             models = tuple(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
             self._on_ready(Ready(self._port, self._transport.name, models, self._registry.get().package.name))
 

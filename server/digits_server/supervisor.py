@@ -27,15 +27,16 @@ log = logging.getLogger(__name__)
 SERVED_S = 30.0
 """A worker that has served so long was a good one."""
 TRIES = 5
-"""Workers in a row that were not, after which there is no hope."""
+"""Workers in a row that were not, after which there is no hope, unless others still serve."""
 BACK_OFF_S = 0.5
 """Pause before the second replacement in a row; it doubles with each. There is none before the first."""
+MAX_BACK_OFF_S = 30.0
 DRAIN_S = 5.0
 """Time beyond the grace in which workers end by themselves."""
 
 
 class GaveUp(Exception):
-    """Raise when new workers die too, again and again."""
+    """Raise when nobody serves, and new workers die too, again and again."""
 
 
 def supervise(config: Config) -> int:
@@ -107,8 +108,11 @@ class Supervisor:
                 ),
             ),
             is_alive=lambda: not self._children or any(not child.is_hung for child in list(self._children.values())),
-            is_ready=lambda: self._announced and any(child.board.is_ready for child in list(self._children.values())),
+            is_ready=self._is_ready,
         )
+
+    def _is_ready(self) -> bool:
+        return self._announced and any(child.board.is_ready for child in list(self._children.values()))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -148,27 +152,27 @@ class Supervisor:
         """
         failures = 0
         while not self._stop.is_set():
-            child = self._start(place)
-            reason = await child.left
+            reason, good, refusal = await self._fill(place)
             if self._stop.is_set():
                 return
-            if child.refusal and not self._announced:
-                raise child.refusal
-            failures = 0 if reason == "asked" else 1 if child.served_s > SERVED_S else failures + 1
+            if refusal and not self._announced:
+                raise refusal
+            failures = 0 if good else failures + 1
+            pause_s = min(BACK_OFF_S * 2 ** (failures - 2), MAX_BACK_OFF_S) if failures > 1 else 0.0
             self._board.cells[self._board.cell(families.RESTARTS, reason)] += 1
-            pause_s = BACK_OFF_S * 2 ** (failures - 2) if failures > 1 else 0.0
-            log.log(
-                logging.WARNING if failures else logging.INFO,
-                "worker replaced",
-                extra={"worker": place, "worker_pid": child.pid, "reason": reason, "pause_s": pause_s}
-                | ({"refusal": str(child.refusal)} if child.refusal else {}),
-            )
-            if failures >= TRIES:
+            about = {"worker": place, "reason": reason, "pause_s": pause_s, "refusal": refusal and str(refusal)}
+            log.log(logging.WARNING if failures else logging.INFO, "worker replaced", extra=about)
+            if failures >= TRIES and not self._is_ready():
                 raise GaveUp(f"{failures} workers in a row served less than {SERVED_S:g} s; the last one {reason}")
             await asyncio.sleep(pause_s)
 
-    def _start(self, place: int) -> Child:
-        child = Child(place, self._config, self._judge.verdicts, on_ready=self._announce, on_trial=self._hear)
+    async def _fill(self, place: int) -> tuple[str, bool, SettingRefused | None]:
+        """Start a worker; return why another should take its place, whether it was a good one, and what it refused."""
+        try:
+            child = Child(place, self._config, self._judge.verdicts, on_ready=self._announce, on_trial=self._hear)
+        except OSError:  # no process, no memory, no room for a folder
+            log.exception("worker not started", extra={"worker": place})
+            return "not_started", False, None
         self._children[child.pid] = child
         self._boards.add(child.board)
 
@@ -177,7 +181,8 @@ class Supervisor:
             del self._children[child.pid]
 
         child.ended.add_done_callback(bury)
-        return child
+        reason = await child.left
+        return reason, reason == "asked" or child.served_s > SERVED_S, child.refusal
 
     def _announce(self) -> None:
         ready = [child.ready for child in self._children.values() if child.ready]

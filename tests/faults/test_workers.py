@@ -11,29 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-import pytest
-from conftest import start_server, wait_until
+from conftest import wait_until
 from packages import image_of
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
-
-
-@pytest.fixture
-def start(toy_models, tmp_path, transport):
-    """Start servers with two workers; those that still run are ended after the test."""
-    servers = []
-
-    def start(*flags, models=toy_models):
-        flags = ["--default-model=toy-a", f"--transport={transport}", "--workers=2", *flags]
-        servers.append(start_server(models, tmp_path, *flags))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
 
 
 def classify(server, calls=1):

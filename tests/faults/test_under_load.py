@@ -1,0 +1,202 @@
+"""What callers see when something happens to a server at work: every call is counted, none is lost or wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, prlimit, setrlimit
+
+import grpc
+import pytest
+from conftest import wait_until
+from packages import image_of
+from traffic import Traffic
+
+from digits.v1 import classifier_pb2 as pb
+from digits.v1 import classifier_pb2_grpc as pb_grpc
+
+ROLLS = int(os.environ.get("DIGITS_TEST_ROLLS", "3"))
+"""Rolling restarts in a row; ten before a release."""
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+
+
+def settled(traffic, more=200):
+    """Return when that many more calls have been sent."""
+    enough = traffic.sent + more
+    wait_until(lambda: traffic.sent >= enough)
+
+
+def connections(server, count, data=b""):
+    """Open that many connections and send some bytes on each."""
+    host, port = server.address.rsplit(":", 1)
+    opened = [socket.create_connection((host, int(port)), timeout=20) for _ in range(count)]
+    for connection in opened:
+        connection.sendall(data)
+    return opened
+
+
+@pytest.fixture
+def many_files():
+    """Let this process and its children open as many files as they may."""
+    before = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    setrlimit(RLIMIT_NOFILE, before)
+
+
+def test_rolling_restarts_lose_no_call(start, record_property):
+    """Each worker is asked to end and replaced, one after the other, again and again: no caller of the SDK notices."""
+    server = start()
+    with Traffic(server.address, sdk=6) as traffic:
+        settled(traffic)
+        for _ in range(ROLLS):
+            for pid in server.workers():
+                os.kill(pid, signal.SIGTERM)
+                wait_until(lambda pid=pid: (now := server.workers()) and len(now) == 2 and pid not in now)
+        settled(traffic)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert traffic.outcomes == {"right": traffic.sent}
+    assert server.metric('digits_worker_restarts_total{reason="asked"}') == 2 * ROLLS
+    assert server.stop() == 0
+
+
+def test_killed_worker_costs_only_its_calls(start, record_property):
+    """SIGKILL under load: who was being answered by the dead worker is told UNAVAILABLE, everybody else is answered."""
+    server = start()
+    with Traffic(server.address, sdk=4, bare=8) as traffic:
+        settled(traffic)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.metric('digits_worker_restarts_total{reason="died"}') == 1)
+        wait_until(lambda: len(server.workers()) == 2)
+        settled(traffic)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert set(traffic.outcomes) <= {"right", "UNAVAILABLE"}
+    assert traffic.outcomes.total() == traffic.sent
+    assert server.stop() == 0
+
+
+def test_hung_worker_costs_only_its_calls(start, record_property):
+    """SIGSTOP under load: calls on the hung worker fail when it is killed or their deadline ends; the rest is right."""
+    server = start()
+    with Traffic(server.address, bare=8) as traffic:
+        settled(traffic)
+        os.kill(server.workers()[0], signal.SIGSTOP)
+        wait_until(lambda: server.metric('digits_worker_restarts_total{reason="hung"}') == 1)
+        wait_until(lambda: len(server.workers()) == 2)
+        settled(traffic)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert set(traffic.outcomes) <= {"right", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    assert traffic.outcomes["DEADLINE_EXCEEDED"] + traffic.outcomes["UNAVAILABLE"] <= 3 * 8
+    assert traffic.outcomes.total() == traffic.sent
+    assert server.stop() == 0
+
+
+def test_drain_answers_what_was_sent(start, record_property):
+    """SIGTERM to the whole server under load: every call is answered or told UNAVAILABLE, and the status is 0."""
+    server = start()
+    with Traffic(server.address, bare=8) as traffic:
+        settled(traffic)
+        assert server.stop() == 0
+    record_property("outcomes", dict(traffic.outcomes))
+    assert set(traffic.outcomes) <= {"right", "UNAVAILABLE", "CANCELLED"}
+    assert traffic.outcomes.total() == traffic.sent
+
+
+@pytest.mark.usefixtures("many_files")
+def test_idle_connections_are_in_nobodys_way(start, transport, record_property):
+    """With 2,000 connections that do nothing, callers are answered; the drain does not wait for them."""
+    server = start(*["--max-connections=3000"] * (transport == "grpcio"))
+    idle = connections(server, 2000, PREFACE + SETTINGS)
+    with Traffic(server.address, bare=4) as traffic:
+        settled(traffic)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert traffic.outcomes == {"right": traffic.sent}
+    assert server.stop() == 0
+    for connection in idle:
+        connection.close()
+
+
+def test_half_open_connections_are_in_nobodys_way(start, record_property):
+    """Connections that stop in the middle of a handshake or a frame hold up neither callers nor the drain."""
+    server = start()
+    headers = b"\0\0\x20\x01\x04\0\0\0\x01" + b"\x83\x86"  # says 32 bytes, sends 2
+    stuck = [
+        connection
+        for data in (b"", PREFACE[:10], PREFACE, PREFACE + SETTINGS, PREFACE + SETTINGS + headers)
+        for connection in connections(server, 20, data)
+    ]
+    with Traffic(server.address, bare=4) as traffic:
+        settled(traffic)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert traffic.outcomes == {"right": traffic.sent}
+    assert server.stop() == 0
+    for connection in stuck:
+        connection.close()
+
+
+def test_slow_readers_are_in_nobodys_way(start, record_property):
+    """Callers who send and never read what they get: others are answered, and they end with the drain's grace."""
+    server = start("--grace-s=1")
+    message = pb.ClassifyStreamRequest(request=pb.ClassifyRequest(pixels=image_of(1).tobytes() * 64, version="1"))
+
+    def forever():
+        while True:
+            yield message
+
+    with grpc.insecure_channel(server.address) as channel:
+        calls = [pb_grpc.DigitClassifierStub(channel).ClassifyStream(forever()) for _ in range(5)]
+        with Traffic(server.address, bare=4) as traffic:
+            settled(traffic)
+        record_property("outcomes", dict(traffic.outcomes))
+        assert traffic.outcomes == {"right": traffic.sent}
+        assert server.stop() == 1  # the streams were cut
+        for call in calls:
+            call.cancel()
+
+
+def test_dead_client_leaves_the_queue(start, record_property):
+    """A client killed in the middle of a stream takes what it has in the queue along; others are answered."""
+    server = start("--workers=1", "--max-wait-ms=10000")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "import grpc, threading; from packages import image_of\n"
+        "from digits.v1 import classifier_pb2 as pb, classifier_pb2_grpc as pb_grpc\n"
+        "request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), model='toy-b')\n"
+        "def some():\n"
+        "    yield from [pb.ClassifyStreamRequest(request=request)] * 10\n"
+        "    threading.Event().wait()\n"
+        "list(pb_grpc.DigitClassifierStub(grpc.insecure_channel(sys.argv[1])).ClassifyStream(some()))\n"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, server.address, *sys.path])
+    wait_until(lambda: server.metric("digits_queue_depth") == 10)
+    client.kill()
+    client.wait()
+    wait_until(lambda: server.metric("digits_queue_depth") == 0)
+    assert server.metric("digits_batches_total") == 0
+    assert server.stop() == 0
+
+
+def test_worker_out_of_files_serves_those_it_has(start, record_property):
+    """A worker that may open no more files answers those who are connected, and newcomers once others have left."""
+    server = start("--workers=1")
+    pid = server.process.pid
+    with Traffic(server.address, bare=4) as traffic:
+        settled(traffic)
+        limits = prlimit(pid, RLIMIT_NOFILE)
+        prlimit(pid, RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 5, limits[1]))
+        crowd = connections(server, 50, PREFACE + SETTINGS)
+        settled(traffic)
+        for connection in crowd:
+            connection.close()
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
+            answer = pb_grpc.DigitClassifierStub(channel).Classify(request, timeout=60, wait_for_ready=True)
+            assert list(answer.digits) == [6]
+        settled(traffic)
+        prlimit(pid, RLIMIT_NOFILE, limits)
+    record_property("outcomes", dict(traffic.outcomes))
+    assert traffic.outcomes == {"right": traffic.sent}
+    assert server.stop() == 0
