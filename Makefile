@@ -128,6 +128,10 @@ bench: $(VENV)/.dev  ## measure one core beside the limits of the same run; want
 capacity: $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants h2load and two CPUs
 	$(BIN)/python loadtests/capacity.py $(ARGS)
 
+.PHONY: overload
+overload: $(VENV)/.dev  ## offer a server three times what it can do; wants h2load and two CPUs (ARGS="--seconds 10")
+	$(BIN)/python loadtests/overload.py $(ARGS)
+
 .PHONY: bench-sdk
 bench-sdk: $(VENV)/.dev  ## measure the Python client beside the generated stub; wants two CPUs
 	$(BIN)/python loadtests/sdk_bench.py $(ARGS)

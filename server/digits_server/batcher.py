@@ -37,6 +37,8 @@ class BatchReport:
     """Time the batch ran."""
     release: str
     """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
+    unwanted: int = 0
+    """Rows that ran for callers who had left by the end."""
 
 
 class Batcher(Generic[RowsT, AnswersT]):
@@ -267,9 +269,12 @@ class Batcher(Generic[RowsT, AnswersT]):
     ) -> None:
         """Hand out the answers, and see to the next batch."""
         self._is_running = False
+        unwanted = 0
         size = sum([size for _, _, size in batch])
         waits = [start - job.submitted for job, _, _ in batch]
-        for (job, _, _), wait_s, result in zip(batch, waits, results, strict=True):
+        for (job, _, rows), wait_s, result in zip(batch, waits, results, strict=True):
+            if job.is_over:  # its caller has left, or part of it has failed
+                unwanted += rows
             if isinstance(result, Exception):
                 self._fail(job, result)
                 continue
@@ -277,7 +282,7 @@ class Batcher(Generic[RowsT, AnswersT]):
             if job.taken == job.size:
                 job.end(job.outcomes)
         self._wake()
-        self._on_batch(BatchReport(size, waits, inference_s, release))
+        self._on_batch(BatchReport(size, waits, inference_s, release, unwanted))
 
     def _fail(self, job: Job[RowsT, AnswersT], error: Exception) -> None:
         self._withdraw(job)

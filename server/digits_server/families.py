@@ -32,6 +32,7 @@ QUEUE = Family("histogram", "digits_queue_seconds", "Wait of a request for its b
 INFERENCE = Family("histogram", "digits_inference_seconds", "Time of a run of the model.", _MODEL, SECONDS)
 SIZE = Family("histogram", "digits_batch_size", "Images in a run.", _MODEL, SIZES)
 BATCHES = Family("counter", "digits_batches", "Runs, by what released them.", (*_MODEL, "release"))
+UNWANTED = Family("counter", "digits_unwanted", "Images that ran for callers who had left by the end.", _MODEL)
 PREDICTIONS = Family("counter", "digits_predictions", "Images, by answer.", (*_MODEL, "digit"))
 CONFIDENCE = Family("histogram", "digits_confidence", "Probability of the answer.", _MODEL, CONFIDENCES)
 INK = Family("histogram", "digits_input_ink", "Mean ink of an image, 0 to 1.", _MODEL, INKS)
@@ -70,7 +71,21 @@ SHADOW_SECONDS = Family(
 READY = Family("gauge", "digits_workers_ready", "Processes that serve.")
 RESTARTS = Family("counter", "digits_worker_restarts", "Workers replaced, by reason.", ("reason",))
 FAMILIES = (
-    *(HANDLED, HANDLING, REJECTED, SECRETS, HANDSHAKES, QUEUE, INFERENCE, SIZE, BATCHES, PREDICTIONS, CONFIDENCE, INK),
+    *(
+        HANDLED,
+        HANDLING,
+        REJECTED,
+        SECRETS,
+        HANDSHAKES,
+        QUEUE,
+        INFERENCE,
+        SIZE,
+        BATCHES,
+        UNWANTED,
+        PREDICTIONS,
+        CONFIDENCE,
+        INK,
+    ),
     *(REFERENCE, EXPIRY, DEPTH, INFO, GAIN, REFUSED, UNREADABLE, READY, RESTARTS),
     *(SHADOW_IMAGES, SHADOW_AGREED, SHADOW_VARIATION, SHADOW_SECONDS),
 )

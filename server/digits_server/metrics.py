@@ -117,12 +117,15 @@ class Metrics:
         """Return what observes the runs of one model."""
         board = self._board
         queue = board.histogram_of_many(families.QUEUE, model)
+        unwanted = board.counter(families.UNWANTED, model)
         inference, size = board.histogram(families.INFERENCE, model), board.histogram(families.SIZE, model)
 
         def observe(report: BatchReport) -> None:
             queue(report.queue_s)
             inference(report.inference_s)
             size(report.size)
+            if report.unwanted:
+                unwanted(report.unwanted)
             board.cells[board.cell(families.BATCHES, model, report.release)] += 1
 
         return observe

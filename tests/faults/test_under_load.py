@@ -1,17 +1,22 @@
 """What callers see when something happens to a server at work: every call is counted, none is lost or wrong."""
 
+import asyncio
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, prlimit, setrlimit
 
 import grpc
 import pytest
-from conftest import wait_until
-from packages import image_of
+from conftest import ROOT, wait_until
+from packages import image_of, write_package
 from traffic import Traffic
 
 from digits.v1 import classifier_pb2 as pb
@@ -19,6 +24,8 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 
 ROLLS = int(os.environ.get("DIGITS_TEST_ROLLS", "3"))
 """Rolling restarts in a row; ten before a release."""
+STORM_S = float(os.environ.get("DIGITS_TEST_STORM_S", "3"))
+"""How long half of all callers leave; thirty seconds before a release."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
@@ -200,3 +207,69 @@ def test_worker_out_of_files_serves_those_it_has(start, record_property):
     record_property("outcomes", dict(traffic.outcomes))
     assert traffic.outcomes == {"right": traffic.sent}
     assert server.stop() == 0
+
+
+async def test_cancel_storm_touches_nobody_else(start, record_property):
+    """Half of all calls are cancelled at random moments: the others are answered right; hardly anything ran in vain."""
+    server = start("--workers=1")
+    rng = random.Random(7)
+    outcomes, unanswered = Counter(), Counter()
+    end = time.monotonic() + STORM_S
+
+    async def caller(stub):
+        while time.monotonic() < end:
+            digit, leaves = rng.randrange(10), rng.random() < 0.5
+            call = stub.Classify(pb.ClassifyRequest(pixels=image_of(digit).tobytes(), version="1"), timeout=20)
+            if leaves:
+                await asyncio.sleep(rng.random() * 0.02)
+                call.cancel()
+            try:
+                right = list((await call).digits) == [digit]
+                outcomes["right" if right else "wrong"] += 1
+            except asyncio.CancelledError:
+                unanswered["left" if leaves else "lost"] += 1
+            except grpc.aio.AioRpcError as error:
+                unanswered[error.code().name] += 1
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = pb_grpc.DigitClassifierStub(channel)
+        await asyncio.gather(*(caller(stub) for _ in range(64)))
+    ran, unwanted = server.metric("digits_batch_size_sum"), server.metric("digits_unwanted_total")
+    record_property("outcomes", {**outcomes, **unanswered, "ran": ran, "unwanted": unwanted})
+    assert set(outcomes) == {"right"}
+    assert set(unanswered) == {"left"}
+    assert unwanted <= 0.02 * ran
+    assert server.stop() == 0
+
+
+def test_models_folder_that_vanishes_stops_nobody_who_serves(start, tmp_path):
+    """While the models folder is gone a killed worker can't be replaced; the other serves on, and both do later."""
+    models, away = tmp_path / "models", tmp_path / "away"
+    write_package(models / "toy-a" / "1")
+    server = start(models=models)
+    with Traffic(server.address, bare=4) as traffic:
+        settled(traffic)
+        models.rename(away)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.log.count("holds no model") >= 2)
+        before = traffic.outcomes["right"]
+        wait_until(lambda: traffic.outcomes["right"] > before + 50)
+        away.rename(models)
+        wait_until(lambda: len(server.workers()) == 2)
+    assert set(traffic.outcomes) <= {"right", "UNAVAILABLE"}
+    assert traffic.outcomes.total() == traffic.sent
+    assert server.stop() == 0
+
+
+def test_no_decision_depends_on_the_time_of_day():
+    """The clock may jump: durations, deadlines and back-offs are monotonic; wall time is only compared with dates."""
+    readers = {
+        path.name
+        for path in (ROOT / "server" / "digits_server").glob("*.py")
+        if re.search(r"\btime\.time\(|\btime\.time_ns\(|datetime\.(now|utcnow)\(|\bfrom time import", path.read_text())
+    }
+    assert readers <= {
+        "board.py",  # OpenMetrics dates exemplars
+        "tokens.py",  # tokens have a last day
+        "tracing.py",  # spans are dated
+    }
