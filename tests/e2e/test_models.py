@@ -70,9 +70,8 @@ def test_renamed_version_takes_over_without_a_failed_call(server, models):
     write_package(models / "toy" / ".2.partial", shift=1)
     with Traffic(server.address) as traffic:
         (models / "toy" / ".2.partial").rename(models / "toy" / "2")
-        traffic.until(serves(server, "other/1", "toy/1", "toy/2"))
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+        wait_until(serves(server, "other/1", "toy/1", "toy/2"))
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1", "2")
 
 
@@ -89,11 +88,10 @@ def test_slowly_copied_version_takes_over_when_it_is_whole(server, models, tmp_p
                     file.write(content[start : start + 2048])
                     os.fsync(file)
                     if name == "model.onnx" and start == 8 * 2048:  # so long that what is there counts as settled
-                        traffic.until(lambda: server.metric("digits_models_refused") == 1)
-        traffic.until(serves(server, "other/1", "toy/1", "toy/2"))
+                        wait_until(lambda: server.metric("digits_models_refused") == 1)
+        wait_until(serves(server, "other/1", "toy/1", "toy/2"))
         assert server.metric("digits_models_refused") == 0
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1", "2")
 
 
@@ -139,9 +137,8 @@ def test_bad_versions_are_refused_and_the_old_one_serves_on(server, models):
     with Traffic(server.address) as traffic:
         for version, (write, _) in BAD.items():
             write(models / "toy" / version)
-        traffic.until(lambda: server.metric("digits_models_refused") == len(BAD))
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+        wait_until(lambda: server.metric("digits_models_refused") == len(BAD))
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1")
     entries = listed(server)
     for version, (_, reason) in BAD.items():
@@ -157,48 +154,44 @@ def test_removed_version_rolls_back_and_replaced_one_takes_over(server, models):
     wait_until(serves(server, "other/1", "toy/1", "toy/2"))
     with Traffic(server.address) as traffic:
         shutil.rmtree(package)
-        traffic.until(serves(server, "other/1", "toy/1"))
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+        wait_until(serves(server, "other/1", "toy/1"))
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("2", "1")
 
     other = write_package(models / ".new", shift=5)
     with Traffic(server.address) as traffic:
         for name in ("golden.npz", "model.onnx"):  # two steps: between them the package contradicts itself
             (other / name).replace(models / "toy" / "1" / name)
-        traffic.until(lambda: traffic.wrong)
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert {call.version for call in traffic.calls} == {"1"}
+        wait_until(lambda: traffic.outcomes["wrong"])  # for a model that answers the digit itself
+    assert traffic.versions == {"1": traffic.sent}
     assert {(call.answer - call.digit) % 10 for call in traffic.calls} == {0, 5}
-    swap = min(call.end for call in traffic.wrong)
-    assert all(call.start <= swap for call in traffic.calls if call not in traffic.wrong)
+    swap = min(call.end for call in traffic.calls if call.outcome == "wrong")
+    assert all(call.start <= swap for call in traffic.calls if call.outcome == "right")
 
 
 def test_pinned_version_answers_until_it_is_gone(server, models):
     """Callers of one version keep it when a newer one comes, and get NOT_FOUND from when it is removed."""
     with Traffic(server.address, model="toy", version="1") as traffic:
         write_package(models / "toy" / "2", shift=1)
-        traffic.until(serves(server, "other/1", "toy/1", "toy/2"))
-    assert traffic.codes == {"OK": len(traffic.calls)}
+        wait_until(serves(server, "other/1", "toy/1", "toy/2"))
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1")
     with Traffic(server.address, model="toy", version="1") as traffic:
         shutil.rmtree(models / "toy" / "1")
-        traffic.until(lambda: "NOT_FOUND" in traffic.codes)
-    assert set(traffic.codes) == {"OK", "NOT_FOUND"}
-    assert traffic.wrong == []
+        wait_until(lambda: traffic.outcomes["NOT_FOUND"])
+    assert set(traffic.outcomes) == {"right", "NOT_FOUND"}
 
 
 def test_vanishing_folder_is_told_and_harms_nobody(server, models):
     """While the folder is away the metric says so; all calls are answered before, meanwhile and after."""
     with Traffic(server.address) as traffic:
         models.rename(models.with_name("elsewhere"))
-        traffic.until(lambda: server.metric("digits_models_unreadable") == 1)
+        wait_until(lambda: server.metric("digits_models_unreadable") == 1)
         models.with_name("elsewhere").rename(models)
-        traffic.until(lambda: server.metric("digits_models_unreadable") == 0)
+        wait_until(lambda: server.metric("digits_models_unreadable") == 0)
         write_package(models / "toy" / "2", shift=1)
-        traffic.until(serves(server, "other/1", "toy/1", "toy/2"))
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+        wait_until(serves(server, "other/1", "toy/1", "toy/2"))
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1", "2")
     assert "models can't be read; those that are loaded serve on" in server.log
 
@@ -275,9 +268,9 @@ def test_strict_server_waits_for_an_empty_folder_to_fill(tmp_path, transport):
     assert page(server, "/readyz")[0] == 503
     assert page(server, "/healthz")[0] == 200
     assert [health(server, name) for name in ("", "digits.v1.DigitClassifier")] == [NOT_SERVING] * 2
-    with Traffic(server.address, threads=1) as early:
+    with Traffic(server.address, bare=1) as early:
         pass
-    assert early.codes == {"UNAVAILABLE": len(early.calls)}
+    assert early.outcomes == {"UNAVAILABLE": early.sent}
     write_package(models / "other" / "1")
     wait_until(serves(server, "other/1"))
     assert (page(server, "/readyz")[0], health(server), health(server, "other")) == (503, NOT_SERVING, SERVING)
@@ -309,9 +302,9 @@ def test_strict_server_is_ready_when_nothing_is_refused(models, tmp_path, transp
     bad = write_package(models / "toy" / "2", golden_error=1)
     server = waiting_server(models, tmp_path, "--default-model=toy", f"--transport={transport}")
     assert (page(server, "/readyz")[0], health(server)) == (503, NOT_SERVING)
-    with Traffic(server.address, threads=1) as traffic:
+    with Traffic(server.address, bare=1) as traffic:
         pass
-    assert traffic.codes == {"OK": len(traffic.calls)}
+    assert traffic.outcomes == {"right": traffic.sent}
     shutil.rmtree(bad)
     wait_until(lambda: page(server, "/readyz")[0] == 200)
     write_package(models / "toy" / "3", golden_error=1)
@@ -341,7 +334,6 @@ def test_server_only_reads_its_models(tmp_path, transport):
         address = re.search(r"gRPC (\S+)", output.readline())[1]
     with Traffic(address) as traffic:
         pass
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+    assert traffic.outcomes == {"right": traffic.sent}
     process.terminate()
     assert process.wait(30) == 0

@@ -43,9 +43,9 @@ def processes(server):
 
 def test_agreeing_version_is_promoted(server, tmp_path):
     """It answers nobody before enough live images have been compared, by all workers together; then everybody."""
-    with Traffic(server.address, threads=4) as traffic:
+    with Traffic(server.address, bare=4) as traffic:
         write_package(tmp_path / "models" / "toy" / "2", sharpness=20)
-        traffic.until(lambda: len(trials_over(server)) == processes(server))
+        wait_until(lambda: len(trials_over(server)) == processes(server))
         images = server.metric("digits_shadow_images_total")
         assert images >= 300
         assert server.metric("digits_shadow_agreed_total") == images
@@ -53,24 +53,22 @@ def test_agreeing_version_is_promoted(server, tmp_path):
         assert server.metric('digits_shadow_seconds_total{model="toy",of="shadow"') > 0
     assert trials_over(server) == [True] * processes(server)
     assert version_2(server) == (pb.MODEL_STATE_SERVING, "")
-    assert traffic.codes == {"OK": len(traffic.calls)}
     assert all(call.answer == call.digit for call in traffic.calls)
-    assert {call.version for call in traffic.calls} == {"1", "2"}
+    assert set(traffic.versions) == {"1", "2"}
 
 
 def test_disagreeing_version_is_refused(server, tmp_path):
     """No caller ever gets its answers; log, metrics and ListModels tell why, in all processes the same."""
-    with Traffic(server.address, threads=4) as traffic:
+    with Traffic(server.address, bare=4) as traffic:
         write_package(tmp_path / "models" / "toy" / "2", shift=1)
-        traffic.until(lambda: len(trials_over(server)) == processes(server))
-        traffic.until(lambda: server.metric("digits_models_refused") == 1)
+        wait_until(lambda: len(trials_over(server)) == processes(server))
+        wait_until(lambda: server.metric("digits_models_refused") == 1)
         assert server.metric("digits_shadow_agreed_total") == 0
     assert trials_over(server) == [False] * processes(server)
     state, reason = version_2(server)
     assert state == pb.MODEL_STATE_REFUSED
     assert reason.startswith("on trial it agrees on 0.00% of ")
-    assert traffic.codes == {"OK": len(traffic.calls)}
-    assert traffic.wrong == []
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1")
 
 
@@ -85,14 +83,14 @@ def test_replaced_worker_knows_the_verdicts(tmp_path, transport):
     )
     with Traffic(server.address) as traffic:
         write_package(tmp_path / "models" / "toy" / "2", shift=1)
-        traffic.until(lambda: len(trials_over(server)) == 2)
-    assert traffic.codes == {"OK": len(traffic.calls)}
+        wait_until(lambda: len(trials_over(server)) == 2)
+    assert traffic.outcomes == {"right": traffic.sent}
     first = server.workers()[0]
     os.kill(first, signal.SIGTERM)
     wait_until(lambda: first not in server.workers() and len(server.workers()) == 2)
-    with Traffic(server.address, threads=8) as traffic:
+    with Traffic(server.address, bare=8) as traffic:
         pass
-    assert traffic.codes == {"OK": len(traffic.calls)}
+    assert traffic.outcomes == {"right": traffic.sent}
     assert traffic.came_from("1")
     assert trials_over(server) == [False] * 3
     assert server.stop() == 0

@@ -1,12 +1,7 @@
 """Servers to be maltreated."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from conftest import start_server
-
-sys.path.insert(0, str(Path(__file__).parent))  # for traffic.py, which is not a test
 
 
 @pytest.fixture
@@ -24,3 +19,27 @@ def start(toy_models, tmp_path, transport):
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()
+
+
+@pytest.fixture
+def saw(record_property):
+    """Return what checks how calls ended: each that was sent did, right or with one of these statuses."""
+
+    def saw(traffic, *statuses, who="callers"):
+        record_property(who, f"{traffic.sent} sent: {told(traffic.outcomes)}")
+        assert traffic.outcomes.total() == traffic.sent
+        assert set(traffic.outcomes) <= {"right", *statuses}
+
+    return saw
+
+
+def told(outcomes):
+    return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show what callers saw of each fault."""
+    terminalreporter.section("what callers saw")
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for who, outcomes in report.user_properties:
+            terminalreporter.line(f"{report.nodeid.rpartition('::')[2]}: {who}: {outcomes}")
