@@ -232,7 +232,14 @@ def waiting_server(models, folder, *flags):
         with socket.create_server(("127.0.0.1", 0)) as free:
             ports.append(free.getsockname()[1])
     log_file = folder / "waiting.log"
-    flags = ("--strict-readiness", "--reload-s=0.1", f"--port={ports[0]}", f"--metrics-port={ports[1]}", *flags)
+    flags = (
+        "--workers=1",
+        "--strict-readiness",
+        "--reload-s=0.1",
+        f"--port={ports[0]}",
+        f"--metrics-port={ports[1]}",
+        *flags,
+    )
     with log_file.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "digits_server", "--models", models, *flags],
