@@ -131,6 +131,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=None,
     help="Who pings more often is disconnected.  [default: 0.5; native does not mind]",
 )
+@setting(
+    "--channelz", is_flag=True, help="Serve grpc.channelz.v1: which connections there are, and what goes over them."
+)
 @setting("--tls-cert", type=FILE, default=None, help="Certificate chain, PEM: serve TLS. Read again when it changes.")
 @setting("--tls-key", type=FILE, default=None, help="Its private key, PEM.")
 @setting("--tls-client-ca", type=FILE, default=None, help="Clients must show a certificate of these authorities, PEM.")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -175,7 +176,10 @@ class Server:
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
         others: Any = Tolerant(self._transport.server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
-        names = (servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = [servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if self._config.channelz:
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), rpcs)
+            names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), others
         )

@@ -68,6 +68,8 @@ class Config:
     """How long a connection may be without calls; None: as long as it likes."""
     min_ping_interval_s: float | None = None
     """How often a client may ping; None: as the transport does."""
+    channelz: bool = False
+    """Whether to tell operators about connections, in `grpc.channelz.v1.Channelz`."""
     tls_cert: Path | None = None
     """Certificate chain, PEM; None: plain text."""
     tls_key: Path | None = None

@@ -84,6 +84,7 @@ class Grpcio:
             ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
             # A message of 4 MB can unpack to 4 GB, and gRPC limits only the packed size.
             ("grpc.compression_enabled_algorithms_bitset", 1),
+            ("grpc.enable_channelz", int(config.channelz)),
         ]
         if config.max_idle_s:
             options.append(("grpc.max_connection_idle_ms", _ms(config.max_idle_s)))
@@ -112,8 +113,9 @@ class Native:
     allows_pushback = False  # it takes the trailer for a reserved one, and the call hangs until its deadline
 
     def __init__(self, config: Config) -> None:
-        for field in ("tls_cert", "max_connections", "max_connection_age_s", "max_idle_s", "min_ping_interval_s"):
-            if (value := getattr(config, field)) is not None:
+        limits = ("max_connections", "max_connection_age_s", "max_idle_s", "min_ping_interval_s")
+        for field in ("tls_cert", "channelz", *limits):
+            if value := getattr(config, field):
                 raise SettingRefused(
                     f"--{field.replace('_', '-')}", f"{value} can't be had of native; grpcio can do it"
                 )
