@@ -88,7 +88,7 @@ def prometheus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     models = shutil.copytree(ROOT / "models", folder / "models")
     shadow = ("--shadow", "--shadow-images=1000000000", "--shadow-cost=1000")  # a trial without an end
-    server = start_server(models, folder, "--workers=2", "--reload-s=0.5", *shadow)
+    server = start_server(models, folder, "--workers=2", "--reload-s=0.5", "--max-rows=10000", *shadow)
     shutil.copytree(models / "digits-mlp" / "1", models / "digits-mlp" / "2")
     pid = server.process.pid
     os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGKILL)
