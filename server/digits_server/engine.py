@@ -203,13 +203,15 @@ class Engine:
         """
         x = _vectors(images)  # (n, 784) float32 in [0, 1]
         probabilities, *scores = self._session.run(self._outputs, {self._input: x})
-        confidences = np.maximum.reduce(probabilities, axis=1)
+        digits = probabilities.argmax(axis=1)
+        firsts = np.arange(0, probabilities.size, probabilities.shape[1])
+        confidences = probabilities.ravel().take(firsts + digits)  # a fifth of the time of a maximum along short rows
         unsure = confidences < np.float32(self._limits.low_confidence)
         if scores:
             unsure |= scores[0] > self._limits.outlier_score
         ink = x.dot(self._mean)
         flags = self._flags[self._ink_edges.searchsorted(ink), unsure.view(np.uint8)]
-        return Predictions(probabilities.argmax(axis=1).astype(np.uint8), confidences, probabilities, flags, ink)
+        return Predictions(digits.astype(np.uint8), confidences, probabilities, flags, ink)
 
     def measure(self, rest: float = 0.0) -> CostCurve:
         """Run batches of growing size and return what they cost, as far as one takes no longer than the budget.

@@ -134,8 +134,8 @@ class Metrics:
         """Return what observes the answers of one model, beside what its package says of the training images."""
         board, model = self._board, package.name
         cells, digits = board.cells, [board.cell(families.PREDICTIONS, model, label) for label in package.labels]
-        confidence = board.histogram_of_many(families.CONFIDENCE, model)
-        ink = board.histogram_of_many(families.INK, model)
+        confidence = board.histogram_of_array(families.CONFIDENCE, model)
+        ink = board.histogram_of_array(families.INK, model)
         expected = drift.reference(package.engine.metadata, families.INKS)
         for feature, buckets in (("ink", _bucket_names(families.INK)), ("class", package.labels)):
             for bucket, share in zip(buckets, expected.get(feature, ()), strict=False):
@@ -144,8 +144,8 @@ class Metrics:
         def observe(predictions: Predictions) -> None:
             for digit, count in Counter(predictions.digits_bytes).items():
                 cells[digits[digit]] += count
-            confidence(predictions.confidences.tolist())
-            ink(predictions.ink.tolist())
+            confidence(predictions.confidences)
+            ink(predictions.ink)
 
         return observe
 
