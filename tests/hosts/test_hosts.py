@@ -6,8 +6,8 @@ import time
 
 import pytest
 from conftest import wait_until
-from envoy import Envoy
 from packages import write_package
+from proxies import Envoy
 from traffic import Traffic
 
 from digits_client import DigitClient

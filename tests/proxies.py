@@ -3,14 +3,10 @@
 import json
 import socket
 import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import yaml
 from conftest import ROOT, wait_until
-
-ENVOY = Path(sys.executable).with_name("envoy")  # from PyPI
 
 
 class Envoy:
@@ -48,10 +44,11 @@ class Envoy:
 
     def __enter__(self):
         (self._folder / "envoy.json").write_text(json.dumps(self._config()))
-        command = [ENVOY, "-c", self._folder / "envoy.json", "--concurrency", "1", "--use-dynamic-base-id"]
+        command = ["envoy", "-c", self._folder / "envoy.json", "--concurrency", "1", "--use-dynamic-base-id"]
         with (self._folder / "envoy.log").open("w") as log:
             self._process = subprocess.Popen(command, stderr=log)
-        wait_until(lambda: self.stat("membership_healthy") == len(self._hosts))
+        wait_until(lambda: self._process.poll() or self.stat("membership_healthy") == len(self._hosts))
+        assert self._process.poll() is None, (self._folder / "envoy.log").read_text()
         return self
 
     def __exit__(self, *_):
