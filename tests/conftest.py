@@ -92,7 +92,11 @@ class ServerProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
 
 
 def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
@@ -118,7 +122,10 @@ def start_server(models: Path, folder: Path, *flags: str) -> ServerProcess:
     with process.stdout as output:
         line = output.readline()
     ready = re.search(r"ready: gRPC (\S+) \(\w+\), metrics (\S+)/metrics", line)
-    assert ready, f"{line}\n{log_file.read_text()}"
+    if not ready:
+        process.kill()
+        process.wait()
+        pytest.fail(f"{line}\n{log_file.read_text()}")
     return ServerProcess(process, ready[1], ready[2], log_file)
 
 

@@ -4,12 +4,14 @@ import asyncio
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import date, timedelta
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, prlimit, setrlimit
 
@@ -255,3 +257,29 @@ def test_no_decision_depends_on_the_time_of_day():
         "tokens.py",  # tokens have a last day
         "tracing.py",  # spans are dated
     }
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler (Debian: apt-get install gcc libc6-dev)")
+def test_clock_that_jumps_is_in_nobodys_way(start, saw, tmp_path, monkeypatch):
+    """The time of day leaps by a day, forth and back, under load: callers are answered, and no worker is replaced."""
+    library, off_by = tmp_path / "clock.so", tmp_path / "off-by"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("clock.c")], check=True)
+    off_by.write_text("0")
+    with monkeypatch.context() as environment:
+        environment.setenv("LD_PRELOAD", str(library))
+        environment.setenv("CLOCK_OFF_BY", str(off_by))
+        server = start("--access-log-sample=1")
+    workers = server.workers()
+
+    def shows(days):
+        dates = re.findall(r'"time": "(\S+)', server.log)
+        return dates[-1] == str(date.today() + timedelta(days=days))  # noqa: DTZ011 - logs are in local time
+
+    with Traffic(server.address, bare=4, timeout_s=5) as traffic:
+        for days in (1, -1, 0):
+            off_by.write_text(str(days * 86400))
+            wait_until(lambda days=days: shows(days))
+            traffic.more(200)
+            assert server.workers() == workers
+    saw(traffic)
+    assert server.stop() == 0
