@@ -245,6 +245,37 @@ def test_models_folder_that_vanishes_stops_nobody_who_serves(start, saw, tmp_pat
     assert server.stop() == 0
 
 
+def test_full_disk_leaves_the_old_version_serving(start, saw, tmp_path):
+    """A version that the disk has no room for is refused, and a killed worker replaced; with room, it takes over."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets tests mount nothing")
+    try:
+        write_package(disk / "toy-a" / "1")
+        new, filler = write_package(tmp_path / "2", shift=1), disk / "filler"
+        server = start("--reload-s=0.1", models=disk)
+        with Traffic(server.address, bare=4) as traffic:
+            filler.write_bytes(bytes(64 * 1024))
+            with pytest.raises(OSError, match="No space left"):
+                shutil.copytree(new, disk / "toy-a" / "2")
+            wait_until(lambda: server.metric("digits_models_refused"))
+            os.kill(server.workers()[0], signal.SIGKILL)
+            wait_until(lambda: server.metric('digits_worker_restarts_total{reason="died"}') == 1)
+            wait_until(lambda: len(server.workers()) == 2)
+            assert set(traffic.versions) == {"1"}
+            filler.unlink()
+            shutil.copytree(new, disk / "toy-a" / "2", dirs_exist_ok=True)
+            wait_until(lambda: not server.metric("digits_models_refused"))
+            traffic.more(200)
+        saw(traffic, "UNAVAILABLE")
+        assert set(traffic.versions) == {"1", "2"}
+        assert server.stop() == 0
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 def test_no_decision_depends_on_the_time_of_day():
     """The clock may jump: durations, deadlines and back-offs are monotonic; wall time is only compared with dates."""
     readers = {
