@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from digits_server.pages import Ready
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
 from digits_server.shadow import Trials
-from digits_server.trial import Judge, Totals, Trial, Verdict
+from digits_server.trial import Totals, Trial, Verdict
 from open_inference.v2 import inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = ("", servicers.SERVICE, open_inference.SERVICE)
 """Names under which the health service tells whether this server is ready, beside the names of models."""
 GC_THRESHOLD = 10_000
@@ -58,7 +58,7 @@ class Server:
     Args:
         config: The settings.
         board: Where its metrics, heartbeat and readiness are shown.
-        report: Told what versions on trial show; None: this server is alone and judges itself.
+        report: Told what versions on trial show; leads to calls of `decide`.
         verdicts: Trials that others know of.
     """
 
@@ -66,8 +66,8 @@ class Server:
         self,
         config: Config,
         board: Board,
-        report: Callable[[Trial, Totals], None] | None = None,
-        verdicts: Mapping[Trial, Verdict | None] | None = None,
+        report: Callable[[Trial, Totals], None],
+        verdicts: Mapping[Trial, Verdict | None],
     ) -> None:
         self._config = config
         self._board = board
@@ -75,9 +75,12 @@ class Server:
         self._metrics = Metrics(board)
         self._metrics.ready(lambda: board.is_ready)
         self._registry = Registry(config.default_model, self._make_served)
-        self._report = report or self._hear
-        self._judge = Judge(config)
-        self._trials = Trials(self._registry, images=config.shadow_images, report=self._shown, verdicts=verdicts or {})
+
+        def shown(trial: Trial, totals: Totals) -> None:
+            self._metrics.shadow(trial, totals)
+            report(trial, totals)
+
+        self._trials = Trials(self._registry, images=config.shadow_images, report=shown, verdicts=verdicts)
         self._models = Watch(
             config.models,
             self._registry,
@@ -114,11 +117,14 @@ class Server:
             SettingRefused: A setting can't work here, such as a port that is in use.
         """
         self._on_ready = on_ready
-        with self._signals():
-            await self._start()
-            await self._stop.wait()
-            on_drain()
-            return await self._drain()
+        loop = asyncio.get_running_loop()  # its end is that of the handlers
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        await self._start()
+        await self._stop.wait()
+        on_drain()
+        return await self._drain()
 
     def stop(self) -> None:
         """Let `run` drain."""
@@ -133,27 +139,6 @@ class Server:
     def decide(self, trial: Trial, verdict: Verdict) -> None:
         """Promote or refuse a version on trial."""
         self._models.decide(trial, verdict)
-
-    def _shown(self, trial: Trial, totals: Totals) -> None:
-        self._metrics.shadow(trial, totals)
-        self._report(trial, totals)
-
-    def _hear(self, trial: Trial, totals: Totals) -> None:
-        if verdict := self._judge.hear(trial, totals):
-            self.decide(trial, verdict)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT ask for a drain, SIGHUP for a look at the files."""
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self._asked_to_stop, signal.SIGINT: self._asked_to_stop, signal.SIGHUP: self.reload}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
@@ -184,14 +169,14 @@ class Server:
             reflection.aio.ReflectionServicer(names), others
         )
 
-        await self._set_health(SERVICES, is_serving=False)
+        for name in SERVICES:
+            await self._health.set(name, NOT_SERVING)
         self._port = transport.bind(self._transport, self._config, self._access.credentials())
         await self._transport.server.start()
         # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._metrics.ready(lambda: self._board.is_ready)
         self._heart = asyncio.create_task(self._beat())
         await self._models_changed()
         self._background = [asyncio.create_task(task) for task in (self._access.watch(), self._models.run())]
@@ -201,24 +186,20 @@ class Server:
 
         Later refusals change nothing about that: all servers that share a folder would leave at once.
         """
-        names = self._registry.names
-        self._ever_served.update(names)
-        await self._set_health(names, is_serving=True)
-        await self._set_health(self._ever_served.difference(names), is_serving=False)
+        serving = set(self._registry.names)
+        self._ever_served |= serving
+        for name in self._ever_served:
+            await self._health.set(name, SERVING if name in serving else NOT_SERVING)
         refused = self._registry.refused
         self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
         is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
         if self._port and not self._board.is_ready and not self._stop.is_set() and is_fit:
-            await self._set_health(SERVICES, is_serving=True)
+            for name in SERVICES:
+                await self._health.set(name, SERVING)
             self._board.is_ready = True
             self._board.beat()
             models = tuple(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
             self._on_ready(Ready(self._port, self._transport.name, models, self._registry.get().package.name))
-
-    async def _set_health(self, names: Iterable[str], *, is_serving: bool) -> None:
-        health = health_pb2.HealthCheckResponse
-        for name in names:
-            await self._health.set(name, health.SERVING if is_serving else health.NOT_SERVING)
 
     async def _beat(self) -> None:
         while True:

@@ -15,8 +15,9 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from digits_server.families import Family
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,28 +30,6 @@ BEAT_S = 0.25
 _BEAT, _READY, _FREE = range(3)  # cells
 _ACROSS: dict[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
 _EXEMPLAR = 4  # cells of an exemplar: time (0: none), value, and 16 bytes of trace id
-
-
-@dataclass(frozen=True)
-class Family:
-    """Numbers of one name, told apart by labels."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    text: str
-    labels: tuple[str, ...] = ()
-    bounds: tuple[float, ...] = ()
-    """Of a histogram: the buckets' upper bounds, without infinity."""
-    across: Literal["sum", "max", "min"] = "sum"
-    """How the numbers of several processes become one."""
-    has_exemplars: bool = False
-    """Of a histogram: whether each bucket keeps the trace id of its last observation."""
-
-    @property
-    def size(self) -> int:
-        """Cells for one set of labels: a number; or a sum, the buckets, and their exemplars."""
-        buckets = len(self.bounds) + 1
-        return 1 if self.kind != "histogram" else 1 + buckets * (1 + _EXEMPLAR * self.has_exemplars)
 
 
 class Key(NamedTuple):
@@ -93,21 +72,16 @@ class Board:
         """Return the first cell of a set of labels, a new one if need be."""
         start = self._starts.get((family.name, labels))
         if start is None:
-            start, self._free = self._free, self._free + family.size
+            start, self._free = self._free, self._free + _size(family)
             key = Key(family, labels, start)
             self._on_key(key)
             self.keys.append(key)
             self._starts[family.name, labels] = start
         return start
 
-    def counter(self, family: Family, *labels: str) -> Callable[[float], None]:
-        """Return what adds to a counter."""
-        cells, start = self.cells, self.cell(family, *labels)
-
-        def add(amount: float) -> None:
-            cells[start] += amount
-
-        return add
+    def count(self, family: Family, *labels: str, by: float = 1) -> None:
+        """Add to a counter."""
+        self.cells[self.cell(family, *labels)] += by
 
     def gauge(self, family: Family, value: float | Callable[[], float], *labels: str) -> Callable[[], None]:
         """Show a number, or what a function returns at each heartbeat, until what is returned here is called."""
@@ -211,10 +185,16 @@ class Board:
     def remembered(self, key: Key) -> Iterator[Exemplar]:
         """Yield a histogram's exemplars, bucket by bucket; those without one have time 0."""
         first = key.start + 2 + len(key.family.bounds)
-        for cell in range(first, key.start + key.family.size, _EXEMPLAR):
+        for cell in range(first, key.start + _size(key.family), _EXEMPLAR):
             before = self.cells[cell]
             exemplar = Exemplar(before, self.cells[cell + 1], bytes(self._bytes[8 * cell + 16 : 8 * cell + 32]))
             yield exemplar if self.cells[cell] == before else exemplar._replace(timestamp=0.0)
+
+
+def _size(family: Family) -> int:
+    """Return how many cells a set of labels takes: a number's; or a sum's, the buckets', and their exemplars'."""
+    buckets = len(family.bounds) + 1
+    return 1 if family.kind != "histogram" else 1 + buckets * (1 + _EXEMPLAR * family.has_exemplars)
 
 
 def share() -> int:

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from digits_server.board import Family
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Family:
+    """Numbers of one name, told apart by labels."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    """Of a histogram: the buckets' upper bounds, without infinity."""
+    across: Literal["sum", "max", "min"] = "sum"
+    """How the numbers of several processes become one."""
+    has_exemplars: bool = False
+    """Of a histogram: whether each bucket keeps the trace id of its last observation."""
+
 
 SECONDS = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005),

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from digits_server import drift, families
-from digits_server.board import Board, Boards, Family
+from digits_server.board import Board, Boards
+from digits_server.families import Family
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -63,7 +64,7 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         """Count a request refused on arrival."""
-        self._board.cells[self._board.cell(families.REJECTED, reason)] += 1
+        self._board.count(families.REJECTED, reason)
 
     def models(self, *, refused: int, is_readable: bool) -> None:
         """Show how many versions have been refused, and whether the models folder can be read."""
@@ -80,7 +81,7 @@ class Metrics:
             (families.SHADOW_SECONDS, (*labels, "live"), totals.live_s),
             (families.SHADOW_SECONDS, (*labels, "shadow"), totals.shadow_s),
         ):
-            self._board.cells[self._board.cell(family, *values)] += amount
+            self._board.count(family, *values, by=amount)
 
     def ready(self, is_ready: Callable[[], bool]) -> None:
         """Show whether this process serves."""
@@ -88,7 +89,7 @@ class Metrics:
 
     def secret(self, name: str, result: str) -> None:
         """Count new files of a certificate or of tokens, taken or refused."""
-        self._board.cells[self._board.cell(families.SECRETS, name, result)] += 1
+        self._board.count(families.SECRETS, name, result)
 
     def certificate(self, expires: float) -> None:
         """Show when the certificate in force expires, in seconds since 1970."""
@@ -96,7 +97,7 @@ class Metrics:
 
     def handshake(self) -> None:
         """Count a TLS handshake that has begun."""
-        self._board.cells[self._board.cell(families.HANDSHAKES)] += 1
+        self._board.count(families.HANDSHAKES)
 
     def serving(self, package: Package, queue_depth: Callable[[], float]) -> Callable[[], None]:
         """Show a version that serves, with its number of waiting images, until what is returned here is called."""
@@ -117,16 +118,14 @@ class Metrics:
         """Return what observes the runs of one model."""
         board = self._board
         queue = board.histogram_of_many(families.QUEUE, model)
-        unwanted = board.counter(families.UNWANTED, model)
         inference, size = board.histogram(families.INFERENCE, model), board.histogram(families.SIZE, model)
 
         def observe(report: BatchReport) -> None:
             queue(report.queue_s)
             inference(report.inference_s)
             size(report.size)
-            if report.unwanted:
-                unwanted(report.unwanted)
-            board.cells[board.cell(families.BATCHES, model, report.release)] += 1
+            board.count(families.UNWANTED, model, by=report.unwanted)
+            board.count(families.BATCHES, model, report.release)
 
         return observe
 

@@ -79,7 +79,11 @@ class Supervisor:
             SettingRefused: A setting can't work here, such as a port that is in use.
             GaveUp: Workers die as soon as they are started.
         """
-        with _reserved(self._config) as port, self._pages() as self._page, self._signals():
+        loop = asyncio.get_running_loop()  # its end is that of the handlers
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        with _reserved(self._config) as port, self._pages() as self._page:
             self._config = replace(self._config, port=port)
             keepers = [asyncio.create_task(self._keep(place)) for place in range(self._config.workers)]
             stop = asyncio.create_task(self._stop.wait())
@@ -114,23 +118,6 @@ class Supervisor:
     def _is_ready(self) -> bool:
         return self._announced and any(child.board.is_ready for child in list(self._children.values()))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let signals ask for a drain, its end, or a look at the files; the handlers only set flags."""
-        loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._asked_to_stop,
-            signal.SIGINT: self._asked_to_stop,
-            signal.SIGHUP: self._reload,
-        }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
-
     def _asked_to_stop(self) -> None:
         (self._end_now if self._stop.is_set() else self._stop).set()
 
@@ -159,7 +146,7 @@ class Supervisor:
                 raise refusal
             failures = 0 if good else failures + 1
             pause_s = min(BACK_OFF_S * 2 ** (failures - 2), MAX_BACK_OFF_S) if failures > 1 else 0.0
-            self._board.cells[self._board.cell(families.RESTARTS, reason)] += 1
+            self._board.count(families.RESTARTS, reason)
             about = {"worker": place, "reason": reason, "pause_s": pause_s, "refusal": refusal and str(refusal)}
             log.log(logging.WARNING if failures else logging.INFO, "worker replaced", extra=about)
             if failures >= TRIES and not self._is_ready():

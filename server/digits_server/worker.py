@@ -17,6 +17,7 @@ from digits_server.board import Board, Boards
 from digits_server.config import Config, SettingRefused
 from digits_server.errors import ModelRefused
 from digits_server.pages import Pages, Ready
+from digits_server.trial import Judge, Totals, Trial
 
 SILENT_S = 2.0
 """How long the event loop may say nothing before `/healthz` calls it hung."""
@@ -41,7 +42,14 @@ def serve_alone(config: Config) -> int:
     ) as pages:
 
         async def serve() -> int:
-            return await Server(config, board).run(lambda ready: pages.announce(ready, [os.getpid()]))
+            judge = Judge(config)
+
+            def hear(trial: Trial, totals: Totals) -> None:
+                if verdict := judge.hear(trial, totals):
+                    server.decide(trial, verdict)
+
+            server = Server(config, board, hear, judge.verdicts)
+            return await server.run(lambda ready: pages.announce(ready, [os.getpid()]))
 
         return _run(serve())
 

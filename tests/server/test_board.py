@@ -10,7 +10,8 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from digits_server import board as boards
 from digits_server import metrics
-from digits_server.board import Board, Boards, Family
+from digits_server.board import Board, Boards
+from digits_server.families import Family
 
 BOUNDS = (0.1, 0.5, 0.9)
 COUNTER, DEPTH = Family("counter", "c", "text", ("a",)), Family("gauge", "g", "text")
@@ -57,7 +58,7 @@ def test_what_the_dead_have_counted_stays(page):
     """Counters and histograms of the dead and the living add up; gauges are those of the living alone."""
     dead, living = Board(), Board()
     for board, amount in ((dead, 2), (living, 3)):
-        board.counter(COUNTER, "x")(amount)
+        board.count(COUNTER, "x", by=amount)
         board.histogram(HISTOGRAM, "x")(0.3)
         board.gauge(DEPTH, amount)
     registry = page(living, dead=[dead])
@@ -105,9 +106,10 @@ def test_nothing_is_lost_when_a_process_is_killed():
     memory = boards.share()
     code = (
         "import os, signal, sys\n"
-        "from digits_server.board import Board, Family\n"
+        "from digits_server.board import Board\n"
+        "from digits_server.families import Family\n"
         "board = Board(int(sys.argv[1]))\n"
-        "board.counter(Family('counter', 'c', 'text', ('a',)), 'x')(42)\n"
+        "board.count(Family('counter', 'c', 'text', ('a',)), 'x', by=42)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     died = subprocess.run([sys.executable, "-c", code, str(memory)], pass_fds=[memory], check=False)
@@ -123,7 +125,7 @@ def test_reader_is_told_before_anything_is_counted():
     told = []
     board = Board(on_key=lambda key: told.append((key, board.numbers(key))))
     for _ in range(2):
-        board.counter(COUNTER, "x")(1)
+        board.count(COUNTER, "x")
         board.histogram(HISTOGRAM, "x")(1)
     assert [(key.family, numbers) for key, numbers in told] == [(COUNTER, [0]), (HISTOGRAM, [0] * 5)]
     assert board.keys == [key for key, _ in told]
