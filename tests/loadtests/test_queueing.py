@@ -65,13 +65,12 @@ def test_batches_hold_all_who_came_during_the_last():
     assert steady(Costs(SERVICE_S, 0, 10**6, 10**9), 50, calls=60_000) == pytest.approx(1.5, rel=0.02)
 
 
-@pytest.mark.parametrize(("callers", "batch"), [(1, 1), (8, 4), (1000, 64)])
-def test_callers_without_pause_get_what_batches_allow(callers, batch):
+@pytest.mark.parametrize(("callers", "batch", "takes_s"), [(1, 1, 0.0004), (8, 4, 0.0007), (1000, 64, 0.0067)])
+def test_callers_without_pause_get_what_batches_allow(callers, batch, takes_s):
     """One caller gets batches of one; more come in two halves in turn; many fill every batch."""
-    costs = Costs(300e-6, 100e-6)
-    world = World(costs, 1, channels=1, manners=PATIENT)
+    world = World(Costs(300e-6, 100e-6), 1, channels=1, manners=PATIENT)
     world.circle(callers, until=2)
-    assert len(world.ends) / 2 == pytest.approx(batch / costs.busy_s(batch), rel=0.02)
+    assert len(world.ends) / 2 == pytest.approx(batch / takes_s, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +123,16 @@ def test_a_silent_host_is_avoided_once_noticed():
     assert 5 < len(late) < 25  # half of those in half a second
     assert world.tries == len(world.ends) + len(late)
     assert len(world.ends) == pytest.approx(150, rel=0.2)
+
+
+def test_what_a_host_has_in_work_goes_silent_with_it():
+    """Of two calls, one on each host, the one whose host falls silent is answered by the other, later."""
+    world = World(ONE_BY_ONE, 2, "round_robin", channels=1, manners=Manners(notice_s=0.5, backoff_s=0.1))
+    world.call()
+    world.call()
+    world.hosts[0].is_silent = True
+    world.clock.run(1)
+    assert world.latencies == [pytest.approx(SERVICE_S), pytest.approx(0.6, rel=0.05)]
 
 
 def test_retries_end_when_half_of_the_tokens_are_gone():
