@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import bench
 import click
+import pinned
 import report
 
 IN_FLIGHT = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -22,13 +22,13 @@ CONNECTIONS = 8
 def level(address: str, name: str, in_flight: int, seconds: int) -> dict[str, float]:
     """Return what a server does with so many calls in flight."""
     clients = min(in_flight, CONNECTIONS)
-    run = bench.load(address, rows=ROWS[name], clients=clients, streams=in_flight // clients, seconds=seconds)
+    run = pinned.load(address, rows=ROWS[name], clients=clients, streams=in_flight // clients, seconds=seconds)
     return {"rate": run.calls_per_s, "p50_ms": run.p50_us / 1000, "p99_ms": run.p99_us / 1000, "error_share": 0}
 
 
 def ramp(transport: str, seconds: int) -> list[dict[str, Any]]:
     """Return the levels of one core."""
-    with bench.digits_server(transport, "digits-mlp") as (address, _):
+    with pinned.digits_server(transport, "digits-mlp") as (address, _):
         return [
             {
                 "stage": f"{count}",
@@ -41,15 +41,15 @@ def ramp(transport: str, seconds: int) -> list[dict[str, Any]]:
 
 def workers(transport: str, count: int, seconds: int) -> dict[str, float]:
     """Return the calls/s by workload of so many workers that share two CPUs with h2load."""
-    flags = (f"--models={bench.MODELS}", f"--transport={transport}", f"--workers={count}", "--max-queue=65536")
-    with bench.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, _):
+    flags = (f"--models={pinned.MODELS}", f"--transport={transport}", f"--workers={count}", "--max-queue=65536")
+    with pinned.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, _):
         return {name: level(address, name, 64, seconds)["rate"] for name in ROWS}
 
 
 @click.command()
 @click.option("--seconds", default=2, show_default=True, help="Length of each level, after a second of warm-up.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=bench.HERE.parent / "docs/images", help="Folder of plots."
+    "--out", type=click.Path(path_type=Path), default=pinned.HERE.parent / "docs/images", help="Folder of plots."
 )
 def main(seconds: int, out: Path) -> None:
     """Measure how latency grows with load, and throughput with workers."""
@@ -59,15 +59,15 @@ def main(seconds: int, out: Path) -> None:
         results[transport] = levels = ramp(transport, seconds)
         click.echo(report.table(levels, mark_knee=True))
         report.plot(levels, out / f"capacity-{transport}.png")
-    bench.SERVER_CPU = bench.LOAD_CPU = "0,1"
+    pinned.SERVER_CPU = pinned.LOAD_CPU = "0,1"
     click.echo(f"\n{'transport':<10} {'workers':>7}" + "".join(f" {name + ' calls/s':>17}" for name in ROWS))
     for transport in ("grpcio", "native"):
         for count in (1, 2):
             rates = workers(transport, count, seconds)
             click.echo(f"{transport:<10} {count:>7}" + "".join(f" {rate:>17,.0f}" for rate in rates.values()))
             results[f"{transport}/{count} workers"] = rates
-    bench.HERE.joinpath("out").mkdir(exist_ok=True)
-    bench.HERE.joinpath("out/capacity.json").write_text(json.dumps(results, indent=2) + "\n")
+    pinned.HERE.joinpath("out").mkdir(exist_ok=True)
+    pinned.HERE.joinpath("out/capacity.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

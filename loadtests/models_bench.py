@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import bench
 import click
+import pinned
 
 NAME = "digits-cnn"
 BETWEEN_S = 0.5
@@ -62,21 +62,21 @@ def measure(transport: str, situation: str, seconds: int) -> str:
     """Return a row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
-        shutil.copytree(bench.MODELS / NAME / "1", models / NAME / "1")
+        shutil.copytree(pinned.MODELS / NAME / "1", models / NAME / "1")
         flags = [f"--models={models}", f"--transport={transport}", "--workers=1", f"--reload-s={BETWEEN_S}"]
         flags += ["--shadow", "--shadow-images=1000000000"] if situation == "on trial" else []
-        with bench.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, url):
-            bench.load(address, rows=1, clients=4, streams=16, seconds=1)
+        with pinned.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, url):
+            pinned.load(address, rows=1, clients=4, streams=16, seconds=1)
             before_mb = metric(url, "process_resident_memory_bytes") / 1e6
             with contextlib.ExitStack() as stack:
                 exchanged = stack.enter_context(exchanging(models, url)) if situation == "exchanged" else lambda: 0
                 if situation == "on trial":
-                    shutil.copytree(bench.MODELS / NAME / "1", models / NAME / "2")
-                run = bench.load(address, rows=1, clients=4, streams=16, seconds=seconds)
+                    shutil.copytree(pinned.MODELS / NAME / "1", models / NAME / "2")
+                run = pinned.load(address, rows=1, clients=4, streams=16, seconds=seconds)
                 count = exchanged()
             images = metric(url, "digits_shadow_images_total")
             after_mb = metric(url, "process_resident_memory_bytes") / 1e6
-            wrong = bench.refused(url)
+            wrong = pinned.refused(url)
     return (
         f"| {transport} | {situation} | {run.calls_per_s:,.0f} | {run.p50_us / 1e3:.1f} | {run.p99_us / 1e3:.1f} | "
         f"{wrong} | {count} | {images:,.0f} | {before_mb:.0f} → {after_mb:.0f} |"

@@ -18,11 +18,11 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import bench
 import click
 import grpc
 import mnist
 import numpy as np
+import pinned
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
@@ -81,8 +81,8 @@ def h2load(address: str, body: Path, *flags: str) -> subprocess.Popen[bytes]:
     """Start h2load on its CPU."""
     return subprocess.Popen(  # noqa: S603 - our own command
         [
-            *("taskset", "-c", bench.LOAD_CPU, "h2load", f"-c{CLIENTS}", *flags, f"-d{body}", "-H", "te: trailers"),
-            *("-H", "content-type: application/grpc", f"http://{address}{bench.METHOD}Classify"),
+            *("taskset", "-c", pinned.LOAD_CPU, "h2load", f"-c{CLIENTS}", *flags, f"-d{body}", "-H", "te: trailers"),
+            *("-H", "content-type: application/grpc", f"http://{address}{pinned.METHOD}Classify"),
         ],
         stdout=subprocess.DEVNULL,
     )
@@ -156,9 +156,9 @@ def main(seconds: int, factor: float, model: str, rows: int, transports: str) ->
     """Offer a server more than it can do, and judge what becomes of it."""
     passed = []
     for transport in transports.split(","):
-        flags = [f"--models={bench.MODELS}", f"--default-model={model}", f"--transport={transport}", "--workers=1"]
+        flags = [f"--models={pinned.MODELS}", f"--default-model={model}", f"--transport={transport}", "--workers=1"]
         flags += [f"--max-queue={QUEUE}", "--port=0", "--metrics-port=0", "--log-level=warning"]
-        with bench.running("-m", "digits_server", *flags) as (address, url):
+        with pinned.running("-m", "digits_server", *flags) as (address, url):
             result = asyncio.run(measure(address, url, rows, factor, seconds))
         passed.append(judge(transport, result))
     sys.exit(not all(passed))

@@ -15,7 +15,9 @@ import click
 import grpc
 import mnist
 import numpy as np
-from bench import LOAD_CPU, Bar, at_least, bare_seconds, digits_server, show
+from bars import Bar, at_least, show
+from bench import bare_seconds
+from pinned import LOAD_CPU, digits_server
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc

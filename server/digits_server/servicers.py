@@ -18,7 +18,7 @@ from digits_server.jobs import Job
 from digits_server.registry import Registry, ServedModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
-STREAM_WINDOW = 64
+STREAM_WINDOW = 128
 """Messages of one stream that may be in work at once."""
 STREAM_ROWS = 512
 """Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
