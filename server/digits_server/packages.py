@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from digits_server.engine import PIXELS, CostCurve, Engine, Limits
+from digits_server.costs import CostCurve
+from digits_server.engine import PIXELS, Engine, Limits
 from digits_server.errors import ModelRefused
 
 GOLDEN_TOLERANCE = 1e-4

@@ -6,13 +6,13 @@ import pytest
 from onnx import TensorProto, helper
 from packages import image_of, write_package
 
+from digits_server.costs import CostCurve
 from digits_server.engine import (
     BLANK,
     INVERTED,
     LATENCY_BUDGET_S,
     LOW_CONFIDENCE,
     OUT_OF_RANGE,
-    CostCurve,
     Engine,
     Limits,
 )
