@@ -1,4 +1,4 @@
-"""Merges concurrent requests into batches: what waits, what runs next, who gets which answer.
+"""Merges concurrent requests into batches: who is admitted, what runs next and when, who gets which answer.
 
 Knows nothing of gRPC, models or metrics. There is no task and no polling: everything happens in `submit`, in the
 callback that forms a batch, and in the one that ends it. An idle batcher costs nothing, and there is no loop to die.
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
-from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, InvalidArgument, QueueFull
-from digits_server.jobs import AnswersT, Job, Outcome, Part, Piece, RowsT, answer
+from digits_server.errors import DeadlineTooShort, Draining, InvalidArgument, QueueFull
+from digits_server.jobs import AnswersT, BatchReport, Job, Outcome, Part, Piece, Queue, RowsT, answer
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -23,22 +21,6 @@ QUIET_S = 0.001
 """If nobody joins a batch for so long, nobody is coming. Not shorter: uvloop's timers tick in milliseconds."""
 MAX_HOLD_S = 0.005
 """How long a batch may be held for others to join, as long as they do."""
-
-
-@dataclass(slots=True)
-class BatchReport:
-    """What happened in one run, for metrics."""
-
-    size: int
-    """Rows that ran."""
-    queue_s: list[float]
-    """For each request in the batch, how long it waited."""
-    inference_s: float
-    """Time the batch ran."""
-    release: str
-    """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
-    unwanted: int = 0
-    """Rows that ran for callers who had left by the end."""
 
 
 class Batcher(Generic[RowsT, AnswersT]):
@@ -88,8 +70,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._on_batch = on_batch
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedDict[Job[RowsT, AnswersT], None] = OrderedDict()  # a queue that callers can leave
-        self._waiting_rows = 0
+        self._waiting: Queue[RowsT, AnswersT] = Queue(clock)
         self._expected = 1
         self.in_flight = 0
         """Requests admitted and not released."""
@@ -98,14 +79,12 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._hold_timer: asyncio.TimerHandle | None = None
         self._is_due = False  # `_form` is about to be called
         self._is_running = False  # a batch is in the executor
-        self._expiry = float("inf")
-        self._expiry_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     @property
     def waiting_rows(self) -> int:
         """Rows admitted and not yet running."""
-        return self._waiting_rows
+        return self._waiting.rows
 
     async def submit(self, rows: RowsT, *, deadline: float = float("inf")) -> list[Outcome[AnswersT]]:
         """Return the answers to `rows`, in order: one outcome, or several if the request is larger than a batch.
@@ -130,8 +109,8 @@ class Batcher(Generic[RowsT, AnswersT]):
     def close(self) -> None:
         """Take nothing new and fail what still waits. A batch that is running ends and answers."""
         self._is_closed = True
-        for job in list(self._waiting):
-            self._fail(job, Draining("the server shut down before the request could run"))
+        for job in list(self._waiting.jobs):
+            self._waiting.fail(job, Draining("the server shut down before the request could run"))
 
     def admit(self, job: Job[RowsT, AnswersT]) -> None:
         """Take a request in, as `submit` does, and return at once; whoever asked must release it, once.
@@ -144,25 +123,24 @@ class Batcher(Generic[RowsT, AnswersT]):
             raise Draining("the server is shutting down")
         if size > self._max_rows:
             raise InvalidArgument("images", f"{size} in one request; allowed are up to {self._max_rows}")
-        if self._waiting_rows + size > self._max_queue:
+        if self._waiting.rows + size > self._max_queue:
             raise QueueFull(
-                f"{self._waiting_rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
-                retry_after_s=self._cost(self._waiting_rows),
+                f"{self._waiting.rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
+                retry_after_s=self._cost(self._waiting.rows),
             )
         if deadline < float("inf"):
-            slack_s = deadline - now - self._cost(self._waiting_rows + size)
+            slack_s = deadline - now - self._cost(self._waiting.rows + size)
             if slack_s < 0:
                 raise DeadlineTooShort(
-                    f"{deadline - now:.4f} s are left, too few for {self._waiting_rows + size} images to run until then"
+                    f"{deadline - now:.4f} s are left, too few for {self._waiting.rows + size} images to run until then"
                 )
             self._is_urgent |= slack_s < 2 * self._max_hold_s
         job.submitted = now
-        self._waiting[job] = None
-        self._waiting_rows += size
+        self._waiting.add(job)
         if not self._is_due:
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
-                self._watch(deadline)
+                self._waiting.watch(deadline)
         self.in_flight += 1
 
     def release(self, job: Job[RowsT, AnswersT]) -> None:
@@ -170,39 +148,33 @@ class Batcher(Generic[RowsT, AnswersT]):
         self.in_flight -= 1
         if job.result is None:
             job.result = asyncio.CancelledError()
-            self._withdraw(job)
-
-    def _withdraw(self, job: Job[RowsT, AnswersT]) -> None:
-        """Take what has not run of a job out of the queue."""
-        if job in self._waiting:
-            del self._waiting[job]
-            self._waiting_rows -= job.size - job.taken
+            self._waiting.withdraw(job)
 
     def _wake(self) -> None:
         """See to it that a batch forms when one should."""
-        if self._is_running or self._is_due or not self._waiting:
+        if self._is_running or self._is_due or not self._waiting.jobs:
             return  # if one is running, its end wakes us again
-        if self._waiting_rows >= self._max_batch_size:
+        if self._waiting.rows >= self._max_batch_size:
             self._form_soon("full")
-        elif self._is_urgent or (len(self._waiting) >= self._expected and not self._max_wait_s):
+        elif self._is_urgent or (len(self._waiting.jobs) >= self._expected and not self._max_wait_s):
             self._form_soon("joined")
         elif self._hold_timer is None:
             self._hold()
 
     def _hold(self) -> None:
         """Let others join, as long as the oldest request may wait."""
-        left_s = next(iter(self._waiting)).submitted + self._max_hold_s - self._clock()
+        left_s = next(iter(self._waiting.jobs)).submitted + self._max_hold_s - self._clock()
         if left_s <= 0:
             self._form_soon("wait")
         else:
-            self._joined = len(self._waiting)
+            self._joined = len(self._waiting.jobs)
             self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
 
     def _hold_over(self) -> None:
         self._hold_timer = None
-        if self._is_running or self._is_due or not self._waiting:
+        if self._is_running or self._is_due or not self._waiting.jobs:
             return
-        if len(self._waiting) == self._joined and not self._max_wait_s:
+        if len(self._waiting.jobs) == self._joined and not self._max_wait_s:
             self._form_soon("quiet")
         else:
             self._hold()
@@ -216,11 +188,11 @@ class Batcher(Generic[RowsT, AnswersT]):
         """Take the oldest rows that fit in one batch, and run them."""
         self._is_due = self._is_urgent = False
         start = self._clock()
-        batch = self._take(start)
+        batch = self._waiting.take(self._max_batch_size, start)
         if not batch:
             self._wake()
             return
-        if self._waiting or sum([size for _, _, size in batch]) == self._max_batch_size:
+        if self._waiting.jobs or sum([size for _, _, size in batch]) == self._max_batch_size:
             release = "full"
         if self._executor is None:
             self._expected = self._expect(len(batch), release, self.in_flight)
@@ -229,29 +201,6 @@ class Batcher(Generic[RowsT, AnswersT]):
             self._is_running = True
             run = self._loop.run_in_executor(self._executor, self._execute, batch)
             run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
-
-    def _take(self, now: float) -> list[Piece[RowsT, AnswersT]]:
-        """Return the next batch: whole requests, and full batches of those that are larger than one."""
-        batch: list[Piece[RowsT, AnswersT]] = []
-        room = self._max_batch_size
-        while self._waiting:
-            job = next(iter(self._waiting))
-            size = min(job.size - job.taken, self._max_batch_size)
-            if job.is_over:  # its caller is leaving
-                self._withdraw(job)
-            elif job.deadline <= now:
-                self._fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
-            elif size > room:
-                break
-            else:
-                rows = job.rows if size == job.size else job.rows[job.taken : job.taken + size]
-                batch.append((job, rows, size))
-                room -= size
-                job.taken += size
-                self._waiting_rows -= size
-                if job.taken == job.size:
-                    del self._waiting[job]
-        return batch
 
     def _execute(self, batch: list[Piece[RowsT, AnswersT]]) -> tuple[list[Part[AnswersT] | Exception], float]:
         """Return a result for each piece, and the seconds that took. Touches nothing that the event loop uses."""
@@ -276,29 +225,10 @@ class Batcher(Generic[RowsT, AnswersT]):
             if job.is_over:  # its caller has left, or part of it has failed
                 unwanted += rows
             if isinstance(result, Exception):
-                self._fail(job, result)
+                self._waiting.fail(job, result)
                 continue
             job.outcomes.append(Outcome(*result, wait_s, inference_s, size))
             if job.taken == job.size:
                 job.end(job.outcomes)
         self._wake()
         self._on_batch(BatchReport(size, waits, inference_s, release, unwanted))
-
-    def _fail(self, job: Job[RowsT, AnswersT], error: Exception) -> None:
-        self._withdraw(job)
-        job.end(error)
-
-    def _watch(self, deadline: float) -> None:
-        """Make sure that what waits beyond its deadline is answered then, not when its turn comes."""
-        if deadline < self._expiry:
-            if self._expiry_timer is not None:
-                self._expiry_timer.cancel()
-            self._expiry = deadline
-            self._expiry_timer = self._loop.call_later(deadline - self._clock(), self._expire)
-
-    def _expire(self) -> None:
-        now = self._clock()
-        for job in [job for job in self._waiting if job.deadline <= now]:
-            self._fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
-        self._expiry, self._expiry_timer = float("inf"), None
-        self._watch(min((job.deadline for job in self._waiting), default=float("inf")))

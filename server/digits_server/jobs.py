@@ -1,12 +1,15 @@
-"""Requests while they are in a batcher, and how a batch of them is answered."""
+"""Requests while they are in a batcher: one, the queue of those that wait, and how a batch of them is answered."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, Protocol, Self, TypeVar
+
+from digits_server.errors import DeadlineExpired
 
 
 class Rows(Protocol):
@@ -36,6 +39,22 @@ class Outcome(Generic[AnswersT]):
     """Time the batch ran."""
     batch_size: int
     """Rows in the batch, other callers' included."""
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What happened in one run, for metrics."""
+
+    size: int
+    """Rows that ran."""
+    queue_s: list[float]
+    """For each request in the batch, how long it waited."""
+    inference_s: float
+    """Time the batch ran."""
+    release: str
+    """Why it ran then: `full`, `joined` (all who were expected have), `quiet` (nobody else came), `wait` (time up)."""
+    unwanted: int = 0
+    """Rows that ran for callers who had left by the end."""
 
 
 class Job(Generic[RowsT, AnswersT]):
@@ -89,6 +108,76 @@ class Job(Generic[RowsT, AnswersT]):
 
 Piece = tuple[Job[RowsT, AnswersT], RowsT, int]
 """Rows of a job that run in one batch: all of them, unless there are more than a batch holds; and their number."""
+
+
+class Queue(Generic[RowsT, AnswersT]):
+    """Jobs that wait, oldest first, counted in rows. Their callers may leave at any time; their deadlines may pass.
+
+    Args:
+        clock: Seconds, monotonic; deadlines are on it.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._expiry = float("inf")
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self.jobs: OrderedDict[Job[RowsT, AnswersT], None] = OrderedDict()
+        self.rows = 0
+
+    def add(self, job: Job[RowsT, AnswersT]) -> None:
+        """Let a job wait."""
+        self.jobs[job] = None
+        self.rows += job.size
+
+    def withdraw(self, job: Job[RowsT, AnswersT]) -> None:
+        """Take out what has not run of a job, if it waits."""
+        if job in self.jobs:
+            del self.jobs[job]
+            self.rows -= job.size - job.taken
+
+    def fail(self, job: Job[RowsT, AnswersT], error: Exception) -> None:
+        """Answer a job with an error, and take it out."""
+        self.withdraw(job)
+        job.end(error)
+
+    def take(self, max_rows: int, now: float) -> list[Piece[RowsT, AnswersT]]:
+        """Return the next batch: whole requests; of one that is larger than `max_rows`, so many rows."""
+        batch: list[Piece[RowsT, AnswersT]] = []
+        room = max_rows
+        while self.jobs:
+            job = next(iter(self.jobs))
+            size = min(job.size - job.taken, max_rows)
+            if job.is_over:  # its caller is leaving
+                self.withdraw(job)
+            elif job.deadline <= now:
+                self.fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
+            elif size > room:
+                break
+            else:
+                rows = job.rows if size == job.size else job.rows[job.taken : job.taken + size]
+                batch.append((job, rows, size))
+                room -= size
+                job.taken += size
+                self.rows -= size
+                if job.taken == job.size:
+                    del self.jobs[job]
+        return batch
+
+    def watch(self, deadline: float) -> None:
+        """Make sure that what waits beyond its deadline is answered then, not when its turn comes."""
+        if deadline < self._expiry:
+            if self._expiry_timer is not None:
+                self._expiry_timer.cancel()
+            self._expiry = deadline
+            self._expiry_timer = self._loop.call_later(deadline - self._clock(), self._expire)
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for job in [job for job in self.jobs if job.deadline <= now]:
+            self.fail(job, DeadlineExpired("the deadline passed while the request waited for its batch"))
+        self._expiry, self._expiry_timer = float("inf"), None
+        self.watch(min((job.deadline for job in self.jobs), default=float("inf")))
 
 
 def answer(

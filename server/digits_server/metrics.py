@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from digits_server.batcher import BatchReport
     from digits_server.engine import Predictions
+    from digits_server.jobs import BatchReport
     from digits_server.packages import Package
     from digits_server.trial import Totals, Trial
 
