@@ -34,5 +34,6 @@ def show(bars: list[Bar]) -> None:
     """Print the table."""
     click.echo(f"{'workload':<50} {'transport':<9} {'measured':>10} {'limit':>10} {'ratio':>6}  bar")
     for bar in bars:
-        figures = f"{bar.measured:>10.0f} {bar.limit:>10.0f} {bar.ratio:>6.2f}"
+        figures = " ".join(f"{number:>10.{0 if number >= 100 else 2}f}" for number in (bar.measured, bar.limit))
+        figures += f" {bar.ratio:>6.2f}"
         click.echo(f"{bar.workload:<50} {bar.transport:<9} {figures}  {bar.bar} {'pass' if bar.passed else 'MISS'}")
