@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, prlimit, setrlimit
@@ -32,13 +33,14 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
 
-def connections(server, count, data=b""):
-    """Open that many connections and send some bytes on each."""
+@contextmanager
+def connections(server, *all_data):
+    """Keep a connection open for each of some bytes, which are sent on it."""
     host, port = server.address.rsplit(":", 1)
-    opened = [socket.create_connection((host, int(port)), timeout=20) for _ in range(count)]
-    for connection in opened:
-        connection.sendall(data)
-    return opened
+    with ExitStack() as stack:
+        for data in all_data:
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20)).sendall(data)
+        yield
 
 
 @pytest.fixture
@@ -105,30 +107,23 @@ def test_drain_answers_what_was_sent(start, saw):
 def test_idle_connections_are_in_nobodys_way(start, transport, saw):
     """With 2,000 connections that do nothing, callers are answered; the drain does not wait for them."""
     server = start(*["--max-connections=3000"] * (transport == "grpcio"))
-    idle = connections(server, 2000, PREFACE + SETTINGS)
-    with Traffic(server.address, bare=4) as traffic:
-        traffic.more(200)
-    saw(traffic)
-    assert server.stop() == 0
-    for connection in idle:
-        connection.close()
+    with connections(server, *[PREFACE + SETTINGS] * 2000):
+        with Traffic(server.address, bare=4) as traffic:
+            traffic.more(200)
+        saw(traffic)
+        assert server.stop() == 0
 
 
 def test_half_open_connections_are_in_nobodys_way(start, saw):
     """Connections that stop in the middle of a handshake or a frame hold up neither callers nor the drain."""
     server = start()
     headers = b"\0\0\x20\x01\x04\0\0\0\x01" + b"\x83\x86"  # says 32 bytes, sends 2
-    stuck = [
-        connection
-        for data in (b"", PREFACE[:10], PREFACE, PREFACE + SETTINGS, PREFACE + SETTINGS + headers)
-        for connection in connections(server, 20, data)
-    ]
-    with Traffic(server.address, bare=4) as traffic:
-        traffic.more(200)
-    saw(traffic)
-    assert server.stop() == 0
-    for connection in stuck:
-        connection.close()
+    stuck = (b"", PREFACE[:10], PREFACE, PREFACE + SETTINGS, PREFACE + SETTINGS + headers)
+    with connections(server, *stuck * 20):
+        with Traffic(server.address, bare=4) as traffic:
+            traffic.more(200)
+        saw(traffic)
+        assert server.stop() == 0
 
 
 def test_slow_readers_are_in_nobodys_way(start, saw):
@@ -180,10 +175,8 @@ def test_worker_out_of_files_serves_those_it_has(start, saw):
         traffic.more(200)
         limits = prlimit(pid, RLIMIT_NOFILE)
         prlimit(pid, RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 5, limits[1]))
-        crowd = connections(server, 50, PREFACE + SETTINGS)
-        traffic.more(200)
-        for connection in crowd:
-            connection.close()
+        with connections(server, *[PREFACE + SETTINGS] * 50):
+            traffic.more(200)
         with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
             answer = pb_grpc.DigitClassifierStub(channel).Classify(request, timeout=60, wait_for_ready=True)
