@@ -30,7 +30,7 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 CLIENTS = 8
 QUEUE = 4096
 """Images that may wait: the server's default."""
-PROBES_PER_S = 50
+PROBES_PER_S = 10
 PROBE_DEADLINE_S = 10.0
 
 
@@ -97,7 +97,7 @@ async def measure(address: str, url: str, rows: int, factor: float, seconds: int
         file.write(b"\0" + struct.pack(">I", len(data)) + data)
         file.flush()
         body = Path(file.name)
-        load = h2load(address, body, "-m8", "-D7")
+        load = h2load(address, body, "-m1", "-D7")  # as many as keep it busy, and fit in its queue
         await asyncio.sleep(2)
         before, start = await asyncio.to_thread(answered, url), time.monotonic()
         await asyncio.sleep(4)
@@ -150,7 +150,7 @@ def judge(transport: str, result: dict[str, float]) -> bool:
 @click.option("--seconds", default=60, show_default=True, help="Length of the overload.")
 @click.option("--factor", default=3.0, show_default=True, help="What is offered, as a multiple of the capacity.")
 @click.option("--model", default="digits-cnn", show_default=True, help="Model to serve.")
-@click.option("--rows", default=64, show_default=True, help="Images in a call.")
+@click.option("--rows", default=256, show_default=True, help="Images in a call.")
 @click.option("--transports", default="grpcio,native", show_default=True, help="Which transports to measure.")
 def main(seconds: int, factor: float, model: str, rows: int, transports: str) -> None:
     """Offer a server more than it can do, and judge what becomes of it."""
