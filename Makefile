@@ -28,6 +28,11 @@ $(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve $(VENV
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e export
 	@touch $@
 
+# Ray and its 80 packages, which tests/ray alone wants.
+$(VENV)/.ray: requirements/ray.txt | $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.txt
+	@touch $@
+
 .PHONY: sync
 sync: $(VENV)/.dev  ## install everything: runtime, training, checks
 
@@ -40,7 +45,7 @@ web: $(VENV)/.web  ## serve the page to draw on at http://127.0.0.1:8080, beside
 	$(BIN)/digits-web $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev  ## run all tests (ARGS="-k batcher" for some)
+test: $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
 	$(BIN)/pytest $(ARGS)
 
 .PHONY: fmt

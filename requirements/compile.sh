@@ -13,3 +13,4 @@ pin serve    --extra native -c requirements/dev.txt proto/pyproject.toml server/
 pin server   --extra native --extra otel -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
 pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml $build --group pyproject.toml:loadtest
 pin web      --extra otel -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml web/pyproject.toml $build
+pin ray      -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build --group pyproject.toml:ray
