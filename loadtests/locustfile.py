@@ -134,6 +134,7 @@ def judge(environment: Environment, **_: Any) -> None:
         print(f"Against {options.against}, {before['run']}; now {run}:\n{comparison}")
         passed &= is_fine
     print("PASS" if passed else "FAIL")
+    locust.stats.console_logger.disabled = True  # Locust's own last table: whole milliseconds blur those of ours
 
     environment.process_exit_code = 0 if passed else 1
     if options.results:

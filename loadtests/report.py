@@ -78,20 +78,13 @@ def plot(levels: Levels, file: Path) -> None:
         at = knee(levels, name)
         best = at["figures"][name]
         axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
-        axes.annotate(
-            f"knee: {at['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms",
-            xy=(best["rate"], 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-5, -5),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=9,
-        )
-        axes.set(title=name, xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
+        title = f"{name}; knee: {at['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms"
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
+        axes.margins(y=0.12)  # room for the labels below the points
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
