@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import shutil
 import tempfile
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,12 +20,6 @@ import pinned
 NAME = "digits-cnn"
 BETWEEN_S = 0.5
 """Time between versions, beyond what it takes to load one; looks are as far apart."""
-
-
-def metric(url: str, name: str) -> float:
-    """Return the sum of a metric's samples."""
-    with urllib.request.urlopen(url, timeout=20) as page:  # noqa: S310 - our own address
-        return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page.read().decode(), re.MULTILINE)))
 
 
 @contextlib.contextmanager
@@ -41,7 +33,7 @@ def exchanging(models: Path, url: str) -> Iterator[Callable[[], int]]:
             spare = models / f".{version}"
             shutil.copytree(models / NAME / str(version - 1), spare)
             spare.rename(models / NAME / str(version))
-            while not metric(url, rf'digits_model_info{{model="{NAME}",version="{version}"}}'):
+            while not pinned.metric(url, rf'digits_model_info{{model="{NAME}",version="{version}"}}'):
                 if stop.wait(0.05):
                     return
             shutil.rmtree(models / NAME / str(version - 1))
@@ -67,15 +59,15 @@ def measure(transport: str, situation: str, seconds: int) -> str:
         flags += ["--shadow", "--shadow-images=1000000000"] if situation == "on trial" else []
         with pinned.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, url):
             pinned.load(address, rows=1, clients=4, streams=16, seconds=1)
-            before_mb = metric(url, "process_resident_memory_bytes") / 1e6
+            before_mb = pinned.metric(url, "process_resident_memory_bytes") / 1e6
             with contextlib.ExitStack() as stack:
                 exchanged = stack.enter_context(exchanging(models, url)) if situation == "exchanged" else lambda: 0
                 if situation == "on trial":
                     shutil.copytree(pinned.MODELS / NAME / "1", models / NAME / "2")
                 run = pinned.load(address, rows=1, clients=4, streams=16, seconds=seconds)
                 count = exchanged()
-            images = metric(url, "digits_shadow_images_total")
-            after_mb = metric(url, "process_resident_memory_bytes") / 1e6
+            images = pinned.metric(url, "digits_shadow_images_total")
+            after_mb = pinned.metric(url, "process_resident_memory_bytes") / 1e6
             wrong = pinned.refused(url)
     return (
         f"| {transport} | {situation} | {run.calls_per_s:,.0f} | {run.p50_us / 1e3:.1f} | {run.p99_us / 1e3:.1f} | "

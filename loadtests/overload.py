@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,16 +64,9 @@ class Probe:
         return 1000 * float(np.percentile([took for _, ended, took in self.calls if ended == outcome] or [0.0], 99))
 
 
-def metric(url: str, name: str) -> float:
-    """Return the sum of the samples whose name and labels begin so."""
-    with urllib.request.urlopen(url, timeout=60) as page:  # noqa: S310 - our own address
-        lines = page.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-
 def answered(url: str) -> float:
     """Return the calls that a server has answered."""
-    return metric(url, 'grpc_server_handled_total{grpc_code="OK",grpc_method="Classify"')
+    return pinned.metric(url, 'grpc_server_handled_total{grpc_code="OK",grpc_method="Classify"')
 
 
 def h2load(address: str, body: Path, *flags: str) -> subprocess.Popen[bytes]:
@@ -105,13 +97,13 @@ async def measure(address: str, url: str, rows: int, factor: float, seconds: int
         load.wait()
         idle, busy, after = Probe(), Probe(), Probe()
         await idle.run(address, request, 2)
-        memory = metric(url, "process_resident_memory_bytes")
+        memory = pinned.metric(url, "process_resident_memory_bytes")
         load = h2load(address, body, "-m4096", f"-D{seconds + 1}", f"--rps={factor * capacity / CLIENTS:.0f}")
         await asyncio.sleep(1)
         before, start = await asyncio.to_thread(answered, url), time.monotonic()
         await busy.run(address, request, seconds - 1)
         goodput = (await asyncio.to_thread(answered, url) - before) / (time.monotonic() - start)
-        peak = metric(url, "process_resident_memory_bytes")
+        peak = pinned.metric(url, "process_resident_memory_bytes")
         await asyncio.to_thread(load.wait)
         end = time.monotonic()
         await after.run(address, request, 4)

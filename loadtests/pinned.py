@@ -41,10 +41,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def running(*command: str) -> Iterator[tuple[str, str]]:
-    """Run a server on its CPU and yield its address and, if it has one, that of its metrics."""
+def running(*command: str, cpus: str = SERVER_CPU) -> Iterator[tuple[str, str]]:
+    """Run a server on its CPUs and yield its address and, if it has one, that of its metrics."""
     process = subprocess.Popen(  # noqa: S603 - our own command
-        ["taskset", "-c", SERVER_CPU, sys.executable, *command],  # noqa: S607
+        ["taskset", "-c", cpus, sys.executable, *command],  # noqa: S607
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -61,12 +61,12 @@ def running(*command: str) -> Iterator[tuple[str, str]]:
 
 
 def digits_server(
-    transport: str, model: str = "digits-mlp", workers: int = 1
+    transport: str, model: str = "digits-mlp", workers: int = 1, cpus: str = SERVER_CPU
 ) -> contextlib.AbstractContextManager[tuple[str, str]]:
     """Return a running digits-server."""
     flags = [f"--models={MODELS}", f"--default-model={model}", f"--transport={transport}", f"--workers={workers}"]
     flags += ["--max-queue=65536", "--port=0", "--metrics-port=0", "--log-level=warning"]
-    return running("-m", "digits_server", *flags)
+    return running("-m", "digits_server", *flags, cpus=cpus)
 
 
 def empty_server(transport: str, rows: int) -> contextlib.AbstractContextManager[tuple[str, str]]:
@@ -83,6 +83,7 @@ def load(
     seconds: int,
     stream: bool = False,
     rate: float = 0,
+    cpus: str = LOAD_CPU,
 ) -> Run:
     """Drive a server with `clients` connections of `streams` calls in flight each; images are MNIST's.
 
@@ -97,7 +98,7 @@ def load(
         file.flush()
         output = subprocess.run(  # noqa: S603 - our own command
             [
-                *("taskset", "-c", LOAD_CPU, "h2load", f"-c{clients}", f"-m{streams}", f"-D{seconds}"),
+                *("taskset", "-c", cpus, "h2load", f"-c{clients}", f"-m{streams}", f"-D{seconds}"),
                 *("--warm-up-time=1", f"-d{file.name}", f"--log-file={log.name}", "-H", "te: trailers"),
                 *("-H", "content-type: application/grpc", *([f"--rps={rate / clients:.3f}"] if rate else [])),
                 f"http://{address}{METHOD}{'ClassifyStream' if stream else 'Classify'}",
@@ -122,6 +123,11 @@ def page(metrics_url: str) -> str:
     with urllib.request.urlopen(metrics_url, timeout=20) as answer:  # noqa: S310 - our own address
         text: str = answer.read().decode()
     return text
+
+
+def metric(metrics_url: str, name: str) -> float:
+    """Return the sum of the samples whose name and labels begin so."""
+    return sum(float(line.rpartition(" ")[2]) for line in page(metrics_url).splitlines() if line.startswith(name))
 
 
 def refused(metrics_url: str) -> int:
