@@ -147,9 +147,10 @@ def public(error: Exception, request: object = None) -> ServerError:
         request: With what; the log names its `request_id`.
     """
     if isinstance(error, ServerError):
-        return error
+        return error.with_traceback(None)  # the frames in it hold the request, and it: a cycle of megabytes
     fault_id = uuid.uuid4().hex[:12]
     log.error("internal error", exc_info=error, extra={"fault_id": fault_id, **request_id(request)})
+    error.__traceback__ = None
     return InternalError(f"internal error; the server's log tells more under {fault_id}")
 
 

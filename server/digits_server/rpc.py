@@ -57,7 +57,9 @@ class Method:
             answer, metadata = self._rpcs.refuse(error, request)
             self.end(answer.code, start, done)  # before the caller can know
             context.set_trailing_metadata(metadata)
-            await context.abort(answer.code, answer.message)
+            context.set_code(answer.code)
+            context.set_details(answer.message)
+            return b""  # not `abort`: grpc keeps what that raises, with all frames and the request in them
         except BaseException:
             self.end(grpc.StatusCode.CANCELLED, start, done)
             raise

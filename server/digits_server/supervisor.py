@@ -71,6 +71,8 @@ class Supervisor:
         self._judge = Judge(config)
         self._boards, self._board = Boards(), Board()
         self._boards.add(self._board)
+        for reason in ("asked", "died", "hung", "not_started"):  # from 0 on: Prometheus sees no first step otherwise
+            self._board.cell(families.RESTARTS, reason)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; return the exit status.

@@ -45,6 +45,21 @@ def test_metadata(limited, transport):
         assert connection.call(GOOD) == OK
 
 
+def test_refused_requests_leave_no_memory(toy_models, tmp_path, transport):
+    """Requests of megabytes that are refused are not kept: sixty of them would take 235 MB."""
+    server = start_server(toy_models, tmp_path, "--default-model=toy-b", f"--transport={transport}")
+    large = pb.ClassifyRequest(pixels=bytes(784 * 5000))
+    with grpc.insecure_channel(server.address) as channel:
+        call = pb_grpc.DigitClassifierStub(channel).Classify
+        taken_mb = []
+        for _ in range(60):
+            with pytest.raises(grpc.RpcError, match="allowed are up to"):
+                call(large, timeout=20)
+            taken_mb.append(server.memory_mb)
+    assert taken_mb[-1] - taken_mb[0] < 120
+    assert server.stop() == 0
+
+
 def test_message_that_is_only_announced(limited, transport):
     """A message that says to be longer than --max-message-bytes ends its call, and only that."""
     with Connection(limited(f"--transport={transport}", "--max-message-bytes=100000")) as connection:
