@@ -89,7 +89,7 @@ def figure(value: str | float) -> str:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Draw the plot and write the tables into the guide, each between its mark and the next empty line."""
+    """Draw the plot and write the tables into the guide, each below its mark."""
     report.plot(levels(results["ramps"]), DOCS / "images/capacity.png")
     names = {
         "workloads": {
@@ -104,7 +104,7 @@ def show(results: dict[str, Any]) -> None:
     text = guide.read_text()
     for name, headings in names.items():
         lines = table(results[name], headings)
-        text = re.sub(rf"(<!-- {name} -->\n).*?\n\n", rf"\g<1>{lines}\n\n", text, flags=re.DOTALL)
+        text = re.sub(rf"(<!-- {name} -->\n)(\|.*\n)*", rf"\g<1>{lines}\n", text)
         click.echo(f"{lines}\n")
     guide.write_text(text)
 
