@@ -10,7 +10,7 @@ import statistics
 import time
 import urllib.request
 
-import bench
+import pinned
 import psutil
 
 SCRAPES = 200
@@ -33,8 +33,8 @@ def cpu_s(command: str) -> float:
 
 def scrapes(workers: int) -> None:
     """Scrape a server that has served."""
-    with bench.digits_server("grpcio", "digits-mlp", f"--workers={workers}") as (address, url):
-        bench.load(address, rows=1, clients=8, streams=8, seconds=1)
+    with pinned.digits_server("grpcio", "digits-mlp", workers=workers) as (address, url):
+        pinned.load(address, rows=1, clients=8, streams=8, seconds=1)
         before, times, size = cpu_s("digits_server"), [], 0
         for _ in range(SCRAPES):
             start = time.perf_counter()
@@ -48,13 +48,13 @@ def scrapes(workers: int) -> None:
 
 def share(transport: str, rows: int, in_flight: int) -> None:
     """Compare throughput with and without metrics."""
-    flags = [f"--models={bench.MODELS}", f"--transport={transport}", "--max-queue=65536", "--log-level=warning"]
+    flags = [f"--models={pinned.MODELS}", f"--transport={transport}", "--max-queue=65536", "--log-level=warning"]
     flags += ["--port=0", "--metrics-port=0"]
-    with bench.running("-m", "digits_server", *flags) as seeing, bench.running("-c", BLIND, *flags) as blind:
+    with pinned.running("-m", "digits_server", *flags) as seeing, pinned.running("-c", BLIND, *flags) as blind:
         rates: dict[str, list[float]] = {"seeing": [], "blind": []}
         for _ in range(TURNS):
             for name, (address, _url) in (("seeing", seeing), ("blind", blind)):
-                run = bench.load(address, rows=rows, clients=8, streams=in_flight // 8, seconds=2)
+                run = pinned.load(address, rows=rows, clients=8, streams=in_flight // 8, seconds=2)
                 rates[name].append(run.calls_per_s)
     real, without = (statistics.median(rates[name]) for name in ("seeing", "blind"))
     print(
