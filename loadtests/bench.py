@@ -122,7 +122,7 @@ def plot(bars: list[Bar], drawn: dict[str, Any], file: Path) -> None:
         sizes.plot(list(counts), list(counts.values()), marker=".", label=transport)
     latency.set(xlabel="offered calls/s, 1 image each", ylabel="ms", xscale="log", yscale="log")
     sizes.set(xlabel="images in a batch, up to; 64 calls in flight", ylabel="batches")
-    latency.legend()
+    latency.legend(fontsize="small", framealpha=0.5)
     sizes.legend()
     figure.savefig(file, dpi=120)
     plt.close(figure)

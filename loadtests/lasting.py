@@ -134,4 +134,5 @@ def batch_sizes(page: str, model: str) -> dict[str, int]:
     """Return how many batches there were, by their size: the bucket's upper bound."""
     found = re.findall(rf'^digits_batch_size_bucket{{le="(\S+)",model="{model}"}} (\S+)$', page, re.MULTILINE)
     counts = [0, *(int(float(count)) for _, count in found)]
-    return {bound: after - before for (bound, _), before, after in zip(found, counts[:-1], counts[1:], strict=True)}
+    sizes = {bound: after - before for (bound, _), before, after in zip(found, counts[:-1], counts[1:], strict=True)}
+    return {bound: count for bound, count in sizes.items() if count}
