@@ -16,8 +16,10 @@ from digits_server.jobs import Outcome
 from digits_server.packages import Key
 from digits_server.registry import Note, Registry, ServedModel
 
+Request = wire.Request | pb.ClassifyRequest
 
-def images(request: pb.ClassifyRequest) -> Images:
+
+def images(request: Request) -> Images:
     """Return the (n, 784) images of a request, n >= 1.
 
     Raises:
@@ -50,7 +52,7 @@ def check_range(field: str, values: npt.NDArray[Any]) -> None:
         raise InvalidArgument(field, f"element {at} is {values[at]:g}; allowed is 0 to 1")
 
 
-def options(request: pb.ClassifyRequest, classes: int) -> None:
+def options(request: Request, classes: int) -> None:
     """Check what else a request asks for.
 
     Raises:
@@ -75,7 +77,7 @@ def check_id(field: str, value: str) -> None:
         )
 
 
-def response(request: pb.ClassifyRequest, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
+def response(request: Request, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
     """Return the answer to a request, as bytes, from what became of it."""
     fixed = model.signature
     if request.request_id:

@@ -83,7 +83,7 @@ class Intercepted:
             (True, True): (grpc.stream_stream_rpc_method_handler, "bidi_stream"),
         }[handler.request_streaming, handler.response_streaming]
         behaviour: Any = handler.unary_unary or handler.stream_stream
-        deserialize = _tolerant(handler.request_deserializer)
+        deserialize = _tolerant(getattr(behaviour, "reads", handler.request_deserializer))
         count = self._metrics.rpc(kind, service, method)
         path = f"/{service}/{method}"
         wrapped = Method(self, behaviour, deserialize, self._guard(path), count)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_server import calls, converters, wire
+from digits_server.converters import Request
 from digits_server.engine import Images, Predictions
 from digits_server.errors import ServerError, public
 from digits_server.jobs import Job
@@ -23,8 +24,19 @@ STREAM_ROWS = 512
 """Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
 
 
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 if TYPE_CHECKING:  # generic only in the stubs
     Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def reads(deserialize: Callable[[bytes], Request]) -> Callable[[HandlerT], HandlerT]:
+    """Let a handler's messages be read by `deserialize` instead of protobuf."""
+
+    def mark(handler: HandlerT) -> HandlerT:
+        handler.reads = deserialize  # type: ignore[attr-defined]
+        return handler
+
+    return mark
 
 
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
@@ -33,14 +45,16 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
+    @reads(wire.request)
     def Classify(  # type: ignore[override] # not a coroutine: see `Answering`
-        self, request: pb.ClassifyRequest, context: Context
+        self, request: Request, context: Context
     ) -> Answering:
         """Begin to answer one request."""
         return self._admit(request, calls.deadline(context), context)
 
+    @reads(wire.stream_request)
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
-        self, requests: AsyncIterator[pb.ClassifyStreamRequest | ServerError], context: Context
+        self, requests: AsyncIterator[Request | ServerError], context: Context
     ) -> None:
         """Answer the messages of a stream, in order, each with its answer or its own error.
 
@@ -82,23 +96,21 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         """List what can be asked for."""
         return converters.models(self._registry)
 
-    def _admit(self, request: pb.ClassifyRequest, deadline: float, context: Context | None = None) -> Answering:
+    def _admit(self, request: Request, deadline: float, context: Context | None = None) -> Answering:
         model = self._registry.get(request.model, request.version)
         converters.options(request, len(model.package.labels))
         answering = Answering(request, model, deadline, context)
         model.batcher.admit(answering)
         return answering
 
-    def _try_to_admit(
-        self, message: pb.ClassifyStreamRequest | ServerError, deadline: float
-    ) -> Answering | ServerError:
+    def _try_to_admit(self, message: Request | ServerError, deadline: float) -> Answering | ServerError:
         """Return the admitted request, or the error that answers it: one message's fault must not end the stream."""
         if isinstance(message, ServerError):
             return message
         try:
-            return self._admit(message.request, deadline)
+            return self._admit(message, deadline)
         except Exception as error:  # noqa: BLE001
-            return public(error, message.request)
+            return public(error, message)
 
 
 class Answering(Job[Images, Predictions]):
@@ -106,9 +118,7 @@ class Answering(Job[Images, Predictions]):
 
     __slots__ = ("_context", "_model", "_reply", "_request")
 
-    def __init__(
-        self, request: pb.ClassifyRequest, model: ServedModel, deadline: float, context: Context | None
-    ) -> None:
+    def __init__(self, request: Request, model: ServedModel, deadline: float, context: Context | None) -> None:
         super().__init__(converters.images(request), deadline)
         self._request, self._model, self._context = request, model, context
         self._reply: Callable[[bytes | BaseException], None] | None = None
