@@ -46,7 +46,7 @@ web: $(VENV)/.web  ## serve the page to draw on at http://127.0.0.1:8080, beside
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
 
 .PHONY: fmt
 fmt: $(VENV)/.dev  ## format the code and fix what can be fixed
