@@ -266,7 +266,7 @@ async def test_model_is_not_called_when_all_have_left():
 
 
 async def test_leaving_while_the_batch_runs_hurts_nobody():
-    """A caller who leaves during the run is not answered; its neighbours are; its rows ran in vain, which is counted."""
+    """A caller who leaves during the run is not answered, its neighbours are; its rows ran in vain: counted."""
     executor, reports = PuppetExecutor(), []
     batcher = make(Puppet(), executor=executor, on_batch=reports.append)
     tasks = [asyncio.create_task(batcher.submit(numbers)) for numbers in (rows(1, 1, 1), rows(2))]
