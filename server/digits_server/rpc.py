@@ -56,10 +56,7 @@ class Method:
                 raise asyncio.CancelledError from error
             answer, metadata = self._rpcs.refuse(error, request)
             self.end(answer.code, start, done)  # before the caller can know
-            context.set_trailing_metadata(metadata)
-            context.set_code(answer.code)
-            context.set_details(answer.message)
-            return b""  # not `abort`: grpc keeps what that raises, with all frames and the request in them
+            await _abort(context, answer, metadata)
         except BaseException:
             self.end(grpc.StatusCode.CANCELLED, start, done)
             raise
@@ -127,6 +124,17 @@ class _Direct:
         """Give up: the caller has left."""
         self.answering.leave()
         self._method.end(grpc.StatusCode.CANCELLED, self._start)
+
+
+async def _abort(context: Context, answer: ServerError, metadata: Trailers) -> None:
+    """End an RPC with a status alone: clients retry no RPC that has sent them a message, were it empty.
+
+    grpc keeps what `abort` raises and raises it again itself. Not let go of its frames, it would keep the request.
+    """
+    try:
+        await context.abort(answer.code, answer.message, metadata)
+    except Exception as aborted:  # noqa: BLE001 - each transport has its own
+        aborted.__traceback__ = aborted.__context__ = None
 
 
 def _has_left(error: Exception) -> bool:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -74,10 +75,10 @@ class Node(Namespace):
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
+def nodes():
     """Two nodes; the first is the head."""
-    folder = tmp_path_factory.mktemp("ray")
     with network() as bridge, contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ray")))  # short: for names of sockets
         head_ip = f"{bridge[1]}.2"
         head = ("--head", "--port=6379", f"--dashboard-host={head_ip}", f"--temp-dir={folder / 'ray'}")
         nodes = []

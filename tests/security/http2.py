@@ -5,7 +5,7 @@ import struct
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
 CLASSIFY = "/digits.v1.DigitClassifier/Classify"
 HEADERS = (("content-type", "application/grpc"), ("te", "trailers"))
@@ -24,6 +24,7 @@ class Connection:
 
     Attributes:
         answers: Headers and trailers by stream, as {name: value}.
+        messages: What else has come, by stream.
         ended: Streams that the server has ended or reset.
         is_closed: Whether the server has closed the connection.
         goaway: Error code of the server's GOAWAY; None: there was none.
@@ -32,7 +33,7 @@ class Connection:
     def __init__(self, port, timeout_s=20):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.h2 = H2Connection(NO_CHECKS)
-        self.answers, self.ended, self.is_closed, self.goaway = {}, {}, False, None
+        self.answers, self.messages, self.ended, self.is_closed, self.goaway = {}, {}, {}, False, None
         self.h2.initiate_connection()
         self.flush()
 
@@ -86,6 +87,8 @@ class Connection:
                 case ResponseReceived() | TrailersReceived():
                     text = {name.decode(): value.decode() for name, value in event.headers}
                     self.answers.setdefault(event.stream_id, {}).update(text)
+                case DataReceived():
+                    self.messages[event.stream_id] = self.messages.get(event.stream_id, b"") + event.data
                 case StreamEnded():
                     self.ended.setdefault(event.stream_id, None)
                 case StreamReset():

@@ -45,6 +45,17 @@ def test_metadata(limited, transport):
         assert connection.call(GOOD) == OK
 
 
+def test_a_refusal_is_a_status_alone(limited, transport):
+    """No message comes with it: clients do not try again what has been answered, be it with nothing."""
+    with Connection(limited(f"--transport={transport}")) as connection:
+        stream = connection.open()
+        connection.write(stream, framed(b""))
+        assert connection.outcome(stream) == INVALID
+        assert stream not in connection.messages
+        assert connection.call(GOOD) == OK
+        assert len(connection.messages) == 1
+
+
 def test_refused_requests_leave_no_memory(toy_models, tmp_path, transport):
     """Requests of megabytes that are refused are not kept: sixty of them would take 235 MB."""
     server = start_server(toy_models, tmp_path, "--default-model=toy-b", f"--transport={transport}")
