@@ -3,7 +3,9 @@
 import json
 import socket
 import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
 import yaml
 from conftest import ROOT, wait_until
@@ -44,7 +46,8 @@ class Envoy:
 
     def __enter__(self):
         (self._folder / "envoy.json").write_text(json.dumps(self._config()))
-        command = ["envoy", "-c", self._folder / "envoy.json", "--concurrency", "1", "--use-dynamic-base-id"]
+        envoy = Path(sys.executable).with_name("envoy")  # of the same environment, whatever the PATH
+        command = [envoy, "-c", self._folder / "envoy.json", "--concurrency", "1", "--use-dynamic-base-id"]
         with (self._folder / "envoy.log").open("w") as log:
             self._process = subprocess.Popen(command, stderr=log)
         wait_until(lambda: self._process.poll() or self.stat("membership_healthy") == len(self._hosts))
