@@ -25,7 +25,8 @@ from pythonjsonlogger.json import JsonFormatter
 
 from digits_server.access_log import access_log
 from digits_server.batcher import BatchReport
-from digits_server.board import Board, Boards
+from digits_server.board import Board
+from digits_server.boards import Boards
 from digits_server.engine import Engine
 from digits_server.jobs import Outcome
 from digits_server.metrics import Metrics, page

@@ -6,16 +6,13 @@ no file, no call, and nothing is lost when the writer is killed. Whoever reads m
 
 from __future__ import annotations
 
-import math
 import mmap
-import operator
 import os
 import tempfile
-import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from digits_server.families import Family
 
@@ -28,7 +25,6 @@ CELLS = 1 << 18
 BEAT_S = 0.25
 """Time between heartbeats."""
 _BEAT, _READY, _FREE = range(3)  # cells
-_ACROSS: dict[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
 _EXEMPLAR = 4  # cells of an exemplar: time (0: none), value, and 16 bytes of trace id
 
 
@@ -52,7 +48,7 @@ class Board:
     """One process' numbers.
 
     Args:
-        file: Descriptor of the memory to share, from `share`; None: private memory.
+        file: Descriptor of the memory to share, from `share`; -1: private memory.
         on_key: Told of each cell before it is first written.
     """
 
@@ -197,68 +193,11 @@ def _size(family: Family) -> int:
     return 1 if family.kind != "histogram" else 1 + buckets * (1 + _EXEMPLAR * family.has_exemplars)
 
 
-def share() -> int:
-    """Return a descriptor of memory for a board. It has no name: it is gone with the last process that uses it."""
+def share() -> IO[bytes]:
+    """Return memory for a board, open as a file without a name: it is gone with the last process that uses it."""
     if hasattr(os, "memfd_create"):
-        file = os.memfd_create("digits-board")
+        file: IO[bytes] = os.fdopen(os.memfd_create("digits-board"), "wb")
     else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.ftruncate(file, CELLS * 8)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.truncate(CELLS * 8)
     return file
-
-
-class Boards:
-    """What several boards say together. What the dead have counted stays; their gauges go.
-
-    May be read on any thread.
-    """
-
-    def __init__(self) -> None:
-        self._living: list[Board] = []
-        self._past: dict[tuple[Family, tuple[str, ...]], list[float]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, board: Board) -> None:
-        """Read this board too."""
-        with self._lock:
-            self._living.append(board)
-
-    def bury(self, board: Board) -> None:
-        """Keep what a board's process has counted; it is dead."""
-        with self._lock:
-            self._living.remove(board)
-            for key in board.keys:
-                if key.family.kind != "gauge":
-                    _join(self._past, key, board.numbers(key))
-
-    def totals(self) -> dict[Family, dict[tuple[str, ...], list[float]]]:
-        """Return the numbers of each set of labels, by family: one, or a histogram's sum and its buckets' counts."""
-        with self._lock:
-            sums = {labels: list(numbers) for labels, numbers in self._past.items()}
-            for board in self._living:
-                for key in list(board.keys):
-                    numbers = board.numbers(key)
-                    if not math.isnan(numbers[0]):  # as a gauge that was cleared is
-                        _join(sums, key, numbers)
-        totals: dict[Family, dict[tuple[str, ...], list[float]]] = {}
-        for (family, labels), numbers in sums.items():
-            totals.setdefault(family, {})[labels] = numbers
-        return totals
-
-    def exemplars(self, family: Family, labels: tuple[str, ...]) -> list[Exemplar]:
-        """Return the last exemplar of each bucket, over all living boards; those without one have time 0."""
-        with self._lock:
-            found = [
-                board.remembered(key)
-                for board in self._living
-                for key in list(board.keys)
-                if key.family == family and key.labels == labels
-            ]
-        return [max(bucket) for bucket in zip(*found, strict=True)]
-
-
-def _join(sums: dict[tuple[Family, tuple[str, ...]], list[float]], key: Key, numbers: list[float]) -> None:
-    before = sums.setdefault((key.family, key.labels), numbers)
-    if before is not numbers:
-        sums[key.family, key.labels] = [*map(_ACROSS[key.family.across], before, numbers)]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 
-from digits_server import board
+from digits_server.board import Board, Key, share
 from digits_server.config import Config, SettingRefused
 from digits_server.pages import Ready
 from digits_server.trial import Totals, Trial, Verdict
@@ -63,17 +63,16 @@ class Child:
         self._ready_at = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="digits-")  # it may be killed: we clear up
         ours, theirs = socket.socketpair()
-        memory = board.share()
-        self.board = board.Board(memory)
-        with theirs:
+        with theirs, share() as memory:
+            self.board = Board(memory.fileno())
+            inherited = theirs.fileno(), memory.fileno()
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "digits_server.worker", str(theirs.fileno()), str(memory)],
-                pass_fds=(theirs.fileno(), memory),
+                [sys.executable, "-m", "digits_server.worker", *map(str, inherited)],
+                pass_fds=inherited,
                 env=os.environ | {"TMPDIR": self._folder.name},
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor only
             )
-        os.close(memory)
         self.pid = self._process.pid
         self._channel = Connection(ours.detach())
         self.tell(config, dict(verdicts))
@@ -122,7 +121,7 @@ class Child:
 
     def _hear(self, kind: str, content: object) -> None:
         match kind, content:
-            case "key", board.Key():
+            case "key", Key():
                 self.board.keys.append(content)
             case "ready", Ready():
                 self.ready, self._ready_at = content, time.monotonic()

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from digits_server import drift, families
-from digits_server.board import Board, Boards
+from digits_server.board import Board
+from digits_server.boards import Boards
 from digits_server.families import Family
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from digits_server import families, metrics
-from digits_server.board import Board, Boards
+from digits_server.board import Board
+from digits_server.boards import Boards
 from digits_server.child import Child
 from digits_server.config import Config, SettingRefused
 from digits_server.pages import Pages

@@ -13,7 +13,8 @@ from typing import Any
 
 from digits_server import logs, metrics
 from digits_server.app import Server
-from digits_server.board import Board, Boards
+from digits_server.board import Board
+from digits_server.boards import Boards
 from digits_server.config import Config, SettingRefused
 from digits_server.errors import ModelRefused
 from digits_server.pages import Pages, Ready

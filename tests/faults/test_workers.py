@@ -9,8 +9,10 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from resource import RLIMIT_NOFILE, prlimit
 
 import grpc
+import pytest
 from conftest import wait_until
 from packages import image_of
 
@@ -106,10 +108,28 @@ def test_crash_loop_gives_up(start):
     assert 5 <= len(killed) <= 10
 
 
-def test_second_signal_ends_at_once(start):
+def test_worker_that_cannot_be_started_is_tried_again(start):
+    """A supervisor that may open no more files serves on with the workers it has, and fills the place when it may."""
+    server = start()
+    supervisor = server.process.pid
+    files = Path(f"/proc/{supervisor}/fd")
+    before, limits = len(list(files.iterdir())), prlimit(supervisor, RLIMIT_NOFILE)
+    prlimit(supervisor, RLIMIT_NOFILE, (before + 3, limits[1]))  # enough for a channel and a board, not for a process
+    os.kill(server.workers()[0], signal.SIGKILL)
+    wait_until(lambda: server.log.count("worker not started") >= 2)
+    assert classify(server) == [6]
+    prlimit(supervisor, RLIMIT_NOFILE, limits)
+    wait_until(lambda: len(server.workers()) == 2)
+    wait_until(lambda: len(list(files.iterdir())) == before)
+    assert server.metric('digits_worker_restarts_total{reason="not_started"}') >= 2
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_second_signal_ends_at_once(start, workers):
     """A second SIGTERM ends a drain that would take long: status 1, no process left."""
-    server = start("--max-wait-ms=10000")
-    workers = server.workers()
+    server = start("--max-wait-ms=10000", f"--workers={workers}")
+    children = server.children()
     with grpc.insecure_channel(server.address) as channel:
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
         call = pb_grpc.DigitClassifierStub(channel).Classify.future(request, timeout=60)
@@ -118,7 +138,7 @@ def test_second_signal_ends_at_once(start):
         wait_until(lambda: '"draining"' in server.log)
         assert server.stop() == 1
         assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-    wait_until(lambda: not any(map(alive, workers)))
+    wait_until(lambda: not any(map(alive, children)))
 
 
 def test_hangup_reloads_every_worker(start):

@@ -1,6 +1,5 @@
 """Numbers in shared memory: what one process counts another can read, whatever becomes of the first."""
 
-import os
 import subprocess
 import sys
 
@@ -8,9 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from digits_server import board as boards
 from digits_server import metrics
-from digits_server.board import Board, Boards
+from digits_server.board import Board, Key, share
+from digits_server.boards import Boards
 from digits_server.families import Family
 
 BOUNDS = (0.1, 0.5, 0.9)
@@ -103,7 +102,6 @@ def test_exemplars_lead_to_traces(page):
 
 def test_nothing_is_lost_when_a_process_is_killed():
     """What another process had counted until the moment of its death can be read afterwards."""
-    memory = boards.share()
     code = (
         "import os, signal, sys\n"
         "from digits_server.board import Board\n"
@@ -112,11 +110,12 @@ def test_nothing_is_lost_when_a_process_is_killed():
         "board.count(Family('counter', 'c', 'text', ('a',)), 'x', by=42)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    died = subprocess.run([sys.executable, "-c", code, str(memory)], pass_fds=[memory], check=False)
+    with share() as memory:
+        file = memory.fileno()
+        died = subprocess.run([sys.executable, "-c", code, str(file)], pass_fds=[file], check=False)
+        board = Board(file)
     assert died.returncode == -9
-    board = Board(memory)
-    os.close(memory)
-    key = boards.Key(COUNTER, ("x",), Board().cell(COUNTER, "x"))
+    key = Key(COUNTER, ("x",), Board().cell(COUNTER, "x"))
     assert board.numbers(key) == [42]
 
 
