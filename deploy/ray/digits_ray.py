@@ -27,6 +27,7 @@ from digits_server.packages import Package
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
 from digits_server.servicers import DigitClassifier
+from digits_server.shadow import Trials
 
 LONGEST_BATCH_S = 0.001
 """Batches run on the replica's event loop, so none may take longer."""
@@ -66,7 +67,8 @@ class Digits:
         self, models: str, default_model: str = Config.default_model, reload_s: float = Config.reload_s
     ) -> None:
         self._registry = Registry(default_model, _served)
-        watch = Watch(Path(models), self._registry, threads=1, every_s=reload_s, on_change=_nothing)
+        trials = Trials(self._registry)
+        watch = Watch(Path(models), self._registry, trials, threads=1, every_s=reload_s, on_change=_nothing)
         await watch.look(is_told=True)
         self._registry.settle_default(Path(models))
         self._classifier = DigitClassifier(self._registry)

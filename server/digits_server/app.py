@@ -80,11 +80,11 @@ class Server:
             self._metrics.shadow(trial, totals)
             report(trial, totals)
 
-        self._trials = Trials(self._registry, images=config.shadow_images, report=shown, verdicts=verdicts)
+        self._trials = Trials(self._registry, config, report=shown, verdicts=verdicts)
         self._models = Watch(
             config.models,
             self._registry,
-            trials=self._trials if config.shadow else None,
+            self._trials,
             threads=config.inference_threads,
             every_s=config.reload_s,
             on_change=self._models_changed,

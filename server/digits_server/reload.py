@@ -11,7 +11,7 @@ from pathlib import Path
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.errors import ModelRefused
-from digits_server.packages import Key, Package, Signature, find, load, sign
+from digits_server.packages import Key, Signature, find, load, sign
 from digits_server.registry import Note, Registry
 from digits_server.shadow import Trials
 from digits_server.trial import Trial, Verdict
@@ -32,7 +32,7 @@ class Watch:
     Args:
         root: The models folder; it is only read.
         registry: What is served.
-        trials: Where new versions of served models must show themselves first; None: they take over at once.
+        trials: Serves what is new, or tries it before.
         threads: Threads of one run of a model.
         every_s: Time between looks; 0: only when told.
         on_change: Awaited after each change of the registry, or of `is_readable`.
@@ -42,8 +42,8 @@ class Watch:
         self,
         root: Path,
         registry: Registry,
+        trials: Trials,
         *,
-        trials: Trials | None = None,
         threads: int,
         every_s: float,
         on_change: Callable[[], Awaitable[None]],
@@ -115,8 +115,7 @@ class Watch:
             await self._on_change()
 
     async def _load(self, key: Key, signature: Signature) -> None:
-        if self._trials:
-            self._trials.end(key)
+        self._trials.end(key)
         self._registry.notes[key] = Note(pb.MODEL_STATE_LOADING)
         fault, package = "", None
         try:
@@ -130,53 +129,18 @@ class Watch:
             return
         self._done[key] = signature
         if package:
-            self._take(package, Trial(*key, signature))
+            self._trials.take(package, signature, is_first=self._is_first)
         else:
             self._registry.refuse(key, fault)
         await self._on_change()
 
-    def _take(self, package: Package, trial: Trial) -> None:
-        """Serve a verified package, or try it before."""
-        key, live = package.key, self._registry.latest(package.key.name)
-        is_known = self._trials and trial in self._trials.verdicts
-        if self._trials is None or live is None or key < live.key or (self._is_first and not is_known):
-            self._registry.serve(package)
-        elif package.labels != live.labels:
-            self._registry.refuse(key, f"labels {package.labels} can't be compared to those that serve, {live.labels}")
-        elif verdict := self._trials.verdicts.get(trial):
-            self._obey(verdict, package)
-        else:
-            self._trials.begin(trial, package)
-
     async def _conclude(self, trial: Trial, verdict: Verdict) -> None:
-        if self._trials:
-            self._trials.verdicts[trial] = verdict  # for those who still load it
-            key = Key(trial.name, trial.version)
-            package = self._trials.end(key) if self._done.get(key) == trial.files else None
-            if package:
-                self._obey(verdict, package)
-                await self._on_change()
-
-    def _obey(self, verdict: Verdict, package: Package) -> None:
-        key = package.key
-        log.info(
-            "trial over",
-            extra={
-                "model": key.name,
-                "version": str(key.version),
-                "promoted": verdict.is_promoted,
-                "why": verdict.reason,
-            },
-        )
-        if verdict.is_promoted:
-            self._registry.serve(package)
-        else:
-            self._registry.refuse(key, f"on trial it {verdict.reason}")
+        if self._trials.conclude(trial, verdict):
+            await self._on_change()
 
     async def _remove(self, key: Key) -> None:
-        if self._trials:
-            self._trials.end(key)
-        if self._registry.remove(key, keep_last=bool(self._trials and self._trials.has(key.name))):
+        self._trials.end(key)
+        if self._registry.remove(key, keep_last=self._trials.has(key.name)):
             del self._done[key]
             await self._on_change()
         elif self._done[key]:

@@ -1,4 +1,4 @@
-"""Lets a new version answer a copy of live batches, off their callers' path, and compares."""
+"""Lets a new version answer a copy of live batches before it may take over, off their callers' path, and compares."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import numpy as np
 
 from digits.v1 import classifier_pb2 as pb
+from digits_server.config import Config
 from digits_server.engine import Engine, Images
-from digits_server.packages import Key, Package
+from digits_server.packages import Key, Package, Signature
 from digits_server.registry import Note, Registry
 from digits_server.trial import Totals, Trial, Verdict
 
@@ -26,49 +27,70 @@ SHARE = 0.1
 
 
 class Shadow:
-    """A new version on trial. Lives on the event loop; only `offer` may be called on other threads.
+    """A new version on trial. Lives on the event loop.
 
     Args:
+        trial: What it is called.
         package: The new version.
-        on_compared: Called on the event loop with what one copied batch has shown.
+        on_compared: Called with what it has shown so far.
+        report: Given at times what it has shown since the last report.
     """
 
-    def __init__(self, package: Package, on_compared: Callable[[Totals], None]) -> None:
-        self.package = package
-        self._on_compared = on_compared
+    def __init__(
+        self,
+        trial: Trial,
+        package: Package,
+        *,
+        on_compared: Callable[[Totals], None],
+        report: Callable[[Trial, Totals], None],
+    ) -> None:
+        self.trial, self.package = trial, package
+        self._on_compared, self._report = on_compared, report
+        self._totals = self._unreported = Totals()
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow")
-        self._is_busy = False
+        self._is_busy = self._is_closed = False
+        on_compared(self._totals)
+        report(trial, self._totals)  # others who load it must know that it is on trial
 
     def offer(self, live: Package, images: Sequence[Images]) -> None:
         """Compare on a batch that `live` has answered, or let it pass if there is no time."""
         if not self._is_busy:
             self._is_busy = True
-            self._executor.submit(compare, live.engine, self.package.engine, images).add_done_callback(self._compared)
+            comparing = self._loop.run_in_executor(self._executor, compare, live.engine, self.package.engine, images)
+            comparing.add_done_callback(self._compared)
 
-    def _compared(self, done: Future[Totals]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._finish, done.result())
-
-    def _finish(self, totals: Totals) -> None:
+    def _compared(self, done: asyncio.Future[Totals]) -> None:
+        totals = done.result()
+        if self._is_closed:
+            return
         self._loop.call_later((totals.live_s + totals.shadow_s) * (1 / SHARE - 1), self._rested)
-        self._on_compared(totals)
+        if self._unreported == Totals():
+            self._loop.call_later(REPORT_S, self._report_new)
+        self._unreported += totals
+        self._totals += totals
+        self._on_compared(self._totals)
 
     def _rested(self) -> None:
         self._is_busy = False
 
+    def _report_new(self) -> None:
+        if not self._is_closed:
+            new, self._unreported = self._unreported, Totals()
+            self._report(self.trial, new)
+
     def close(self) -> None:
-        """Compare no more."""
-        self._is_busy = True
+        """Compare and report no more."""
+        self._is_closed = True
         self._executor.shutdown(wait=False)
 
 
 class Trials:
-    """The new versions on trial, at most one of each model.
+    """Decides whether a new version serves at once, and tries it if not: at most one of each model at a time.
 
     Args:
-        registry: Told how far each trial is.
-        images: How many a version is judged by.
+        registry: What is served; told how far each trial is.
+        config: Whether there are trials, and how many images a version is judged by; None: there are none.
         report: Given at times what a version has shown since the last report.
         verdicts: Trials that others know of already; None: not decided.
     """
@@ -76,66 +98,89 @@ class Trials:
     def __init__(
         self,
         registry: Registry,
+        config: Config | None = None,
         *,
-        images: int,
-        report: Callable[[Trial, Totals], None],
-        verdicts: Mapping[Trial, Verdict | None],
+        report: Callable[[Trial, Totals], None] = lambda _trial, _totals: None,
+        verdicts: Mapping[Trial, Verdict | None] = MappingProxyType({}),
     ) -> None:
         self._registry = registry
-        self._images = images
+        self._config = config or Config()
         self._report = report
-        self.verdicts = dict(verdicts)
-        self._shadows: dict[str, tuple[Trial, Shadow]] = {}
-        self._totals: dict[Trial, Totals] = {}
-        self._reported: dict[Trial, Totals] = {}
+        self._verdicts = dict(verdicts)
+        self._shadows: dict[str, Shadow] = {}
+        self._loop = asyncio.get_running_loop()
 
-    def begin(self, trial: Trial, package: Package) -> None:
-        """Try a verified version of a served model. One that is on trial gives way to it."""
-        if trial.name in self._shadows:
-            other = self._shadows[trial.name][1].package.key
-            self.end(other)
-            self._registry.refuse(other, f"version {trial.version} came before it was judged")
-        self._totals[trial] = self._reported[trial] = Totals()
-        self._shadows[trial.name] = trial, Shadow(package, partial(self._compared, trial))
-        self._report(trial, Totals())  # others who load it must know that it is on trial
-        self._note(trial)
+    def take(self, package: Package, files: Signature, *, is_first: bool) -> None:
+        """Serve a verified package, or try it before.
+
+        Args:
+            package: The package.
+            files: The state of its files: others are another trial.
+            is_first: Nothing served before: only what others have tried or try is held back.
+        """
+        key, live = package.key, self._registry.latest(package.name)
+        trial = Trial(*key, files)
+        has_a_say = self._config.shadow and (trial in self._verdicts or not is_first)
+        if live is None or key < live.key or not has_a_say:
+            self._registry.serve(package)
+        elif package.labels != live.labels:
+            self._registry.refuse(key, f"labels {package.labels} can't be compared to those that serve, {live.labels}")
+        elif verdict := self._verdicts.get(trial):
+            self._obey(verdict, package)
+        else:
+            self._begin(trial, package)
+
+    def _begin(self, trial: Trial, package: Package) -> None:
+        """Try a version. One that is on trial gives way to it."""
+        if other := self._shadows.get(trial.name):
+            self.end(other.package.key)
+            self._registry.refuse(other.package.key, f"version {trial.version} came before it was judged")
+
+        def note(totals: Totals) -> None:
+            reason = f"{totals}; {self._config.shadow_images} are needed"
+            self._registry.notes[package.key] = Note(pb.MODEL_STATE_SHADOW, reason)
+
+        self._shadows[trial.name] = Shadow(trial, package, on_compared=note, report=self._report)
         log.info("model on trial", extra={"model": trial.name, "version": str(trial.version)})
 
-    def end(self, key: Key) -> Package | None:
-        """Try a version no more, if it is on trial, and return it."""
-        trial, shadow = self._shadows.get(key.name, (None, None))
-        if trial is None or shadow is None or shadow.package.key != key:
-            return None
-        shadow.close()
-        del self._shadows[key.name], self._totals[trial], self._reported[trial]
-        return shadow.package
+    def conclude(self, trial: Trial, verdict: Verdict) -> bool:
+        """Promote or refuse a version, and return whether it was on trial here; if not, remember for when it comes."""
+        self._verdicts[trial] = verdict
+        shadow = self._shadows.get(trial.name)
+        if shadow is None or shadow.trial != trial:
+            return False
+        self.end(shadow.package.key)
+        self._obey(verdict, shadow.package)
+        return True
+
+    def _obey(self, verdict: Verdict, package: Package) -> None:
+        key = package.key
+        about = {"model": key.name, "version": str(key.version), "promoted": verdict.is_promoted, "why": verdict.reason}
+        log.info("trial over", extra=about)
+        if verdict.is_promoted:
+            self._registry.serve(package)
+        else:
+            self._registry.refuse(key, f"on trial it {verdict.reason}")
+
+    def end(self, key: Key) -> None:
+        """Try a version no more, if it is on trial."""
+        shadow = self._shadows.get(key.name)
+        if shadow and shadow.package.key == key:
+            self._shadows.pop(key.name).close()
 
     def has(self, name: str) -> bool:
         """Whether a version of a model is on trial."""
         return name in self._shadows
 
     def offer(self, live: Package, images: Sequence[Images]) -> None:
-        """Let the version on trial, if there is one, compare on a batch that the latest version has answered."""
-        if live.name in self._shadows and self._registry.latest(live.name) is live:
-            self._shadows[live.name][1].offer(live, images)
+        """Let the version on trial, if there is one, compare on a batch that was answered; called on any thread."""
+        if live.name in self._shadows:
+            self._loop.call_soon_threadsafe(self._offer, live, images)
 
-    def _compared(self, trial: Trial, totals: Totals) -> None:
-        if trial not in self._totals:  # it has ended meanwhile
-            return
-        if self._totals[trial] == self._reported[trial]:
-            asyncio.get_running_loop().call_later(REPORT_S, self._report_new, trial)
-        self._totals[trial] += totals
-        self._note(trial)
-
-    def _report_new(self, trial: Trial) -> None:
-        if trial in self._totals:
-            new = self._totals[trial] - self._reported[trial]
-            self._reported[trial] = self._totals[trial]
-            self._report(trial, new)
-
-    def _note(self, trial: Trial) -> None:
-        reason = f"{self._totals[trial]}; {self._images} are needed"
-        self._registry.notes[Key(trial.name, trial.version)] = Note(pb.MODEL_STATE_SHADOW, reason)
+    def _offer(self, live: Package, images: Sequence[Images]) -> None:
+        shadow = self._shadows.get(live.name)  # its trial may have ended meanwhile
+        if shadow and self._registry.latest(live.name) is live:
+            shadow.offer(live, images)
 
 
 def compare(live: Engine, new: Engine, images: Sequence[Images]) -> Totals:

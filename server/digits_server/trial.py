@@ -5,7 +5,8 @@ Needs nothing that serves: with several workers, their supervisor is the judge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 from digits_server.config import Config
@@ -34,22 +35,7 @@ class Totals:
     """CPU time of the new one, on the same batches and thread."""
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.images + other.images,
-            self.agreed + other.agreed,
-            self.variation + other.variation,
-            self.live_s + other.live_s,
-            self.shadow_s + other.shadow_s,
-        )
-
-    def __sub__(self, other: Totals) -> Totals:
-        return Totals(
-            self.images - other.images,
-            self.agreed - other.agreed,
-            self.variation - other.variation,
-            self.live_s - other.live_s,
-            self.shadow_s - other.shadow_s,
-        )
+        return Totals(*map(operator.add, astuple(self), astuple(other)))
 
     def __str__(self) -> str:
         if not self.images:

@@ -11,6 +11,7 @@ from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.packages import Key, load
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
+from digits_server.shadow import Trials
 
 
 async def registry_of(root, default="toy-b"):
@@ -21,7 +22,7 @@ async def registry_of(root, default="toy-b"):
         pass
 
     registry = Registry(default, make)
-    await Watch(root, registry, threads=1, every_s=0, on_change=on_change).look(is_told=True)
+    await Watch(root, registry, Trials(registry), threads=1, every_s=0, on_change=on_change).look(is_told=True)
     registry.settle_default(root)
     return registry
 

@@ -16,6 +16,7 @@ from digits_server.errors import NotFound, NotReady
 from digits_server.packages import Key
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
+from digits_server.shadow import Trials
 
 
 class Folder:
@@ -24,7 +25,8 @@ class Folder:
     def __init__(self, root):
         self.root, self.changes = root, 0
         self.registry = Registry("toy", self._make)
-        self.watch = Watch(root, self.registry, threads=1, every_s=0, on_change=self._changed)
+        trials = Trials(self.registry)
+        self.watch = Watch(root, self.registry, trials, threads=1, every_s=0, on_change=self._changed)
 
     def _make(self, package):
         return ServedModel(package, Batcher(package.engine.predict, max_batch_size=8, max_queue=8))

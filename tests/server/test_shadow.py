@@ -17,7 +17,7 @@ from digits_server.packages import Key, load
 from digits_server.registry import Registry, ServedModel
 from digits_server.reload import Watch
 from digits_server.shadow import Shadow, Trials, compare
-from digits_server.trial import Judge, Totals, judge
+from digits_server.trial import Judge, Totals, Trial, judge
 
 CONFIG = Config(shadow=True, shadow_images=100, shadow_agreement=0.98, shadow_cost=1.5)
 
@@ -94,7 +94,12 @@ async def test_batches_that_come_while_it_is_busy_are_not_copied(tmp_path, monke
             futures.append(Future())
             return futures[-1]
 
-    trial = Shadow(new, lambda _totals: compared.set())
+    trial = Shadow(
+        Trial("toy", 2, ()),
+        new,
+        on_compared=lambda totals: totals.images and compared.set(),
+        report=lambda *_: None,
+    )
     monkeypatch.setattr(trial, "_executor", Executor())
     for _ in range(3):
         trial.offer(live, [image_of(3)[np.newaxis]])
@@ -115,10 +120,8 @@ class Folder:
         self.root = root
         self.registry = Registry("toy", self._make)
         self.judge = Judge(config)
-        self.trials = Trials(self.registry, images=config.shadow_images, report=self._report, verdicts={})
-        self.watch = Watch(
-            root, self.registry, trials=self.trials, threads=1, every_s=0, on_change=lambda: asyncio.sleep(0)
-        )
+        self.trials = Trials(self.registry, config, report=self._report)
+        self.watch = Watch(root, self.registry, self.trials, threads=1, every_s=0, on_change=lambda: asyncio.sleep(0))
 
     def _make(self, package):
         def run(images):
@@ -235,6 +238,21 @@ async def test_removed_version_is_tried_no_more(folder):
     await folder.look()
     assert folder.state(2)[0] == "REFUSED"
     assert not folder.trials.has("toy")
+
+
+async def test_batch_that_comes_at_the_end_of_a_trial_passes_by(folder):
+    """Batches are offered on the models' thread; that a trial ends in that moment is no fault that a caller sees."""
+    new = write_package(folder.root / "toy" / "2")
+    await folder.look()
+    live = folder.registry.get().package
+    await asyncio.to_thread(folder.trials.offer, live, [image_of(3)[np.newaxis]])
+    folder.trials.end(Key("toy", 2))
+    for _ in range(2):
+        await asyncio.to_thread(folder.trials.offer, live, [image_of(3)[np.newaxis]])
+    assert folder.state(2) == ("SHADOW", "has answered no images; 100 are needed")
+    shutil.rmtree(new)
+    await folder.look()
+    assert folder.state(2) is None
 
 
 async def test_last_version_stays_while_its_successor_is_on_trial(folder):
