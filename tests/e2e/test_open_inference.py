@@ -3,11 +3,13 @@
 import grpc
 import numpy as np
 import pytest
-from google.rpc.error_details_pb2 import BadRequest
+from conftest import start_server, wait_until
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from packages import image_of
 
+from digits.v1 import classifier_pb2, classifier_pb2_grpc
 from open_inference.v2 import inference_pb2 as pb
 from open_inference.v2 import inference_pb2_grpc as pb_grpc
 
@@ -149,6 +151,10 @@ REFUSALS = {
         request(tensor(), raw=[GOOD[:-1]]),
         "raw_input_contents[0]: expected 784 bytes for UINT8 [1, 784], got 783",
     ),
+    "too many bytes": (
+        request(tensor(), raw=[GOOD + b"\0"]),
+        "raw_input_contents[0]: expected 784 bytes for UINT8 [1, 784], got 785",
+    ),
     "bytes as floats": (
         request(tensor("FP32"), raw=[GOOD]),
         "raw_input_contents[0]: expected 3136 bytes for FP32 [1, 784], got 784",
@@ -166,6 +172,10 @@ REFUSALS = {
         request(tensor("FP32", fp32_contents=[0.5])),
         "inputs[0].contents.fp32_contents: expected 784 elements for [1, 784], got 1",
     ),
+    "too many elements": (
+        request(tensor(uint_contents=[*ZEROS, 0])),
+        "inputs[0].contents.uint_contents: expected 784 elements for [1, 784], got 785",
+    ),
     "contents of another type": (
         request(tensor(fp32_contents=ZEROS)),
         "inputs[0].contents.fp32_contents: given for UINT8; allowed is uint_contents",
@@ -177,6 +187,10 @@ REFUSALS = {
     "no byte": (
         request(tensor(uint_contents=[*ZEROS[1:], 2**32 - 1])),
         "inputs[0].contents.uint_contents: element 783 is 4294967295; allowed is 0 to 255",
+    ),
+    "just no byte": (
+        request(tensor(uint_contents=[256, *ZEROS[1:]])),
+        "inputs[0].contents.uint_contents: element 0 is 256; allowed is 0 to 255",
     ),
     "NaN": (
         request(tensor("FP32", fp32_contents=[float("nan"), *ZEROS[1:]])),
@@ -256,7 +270,38 @@ def test_metadata_lists_versions_input_and_outputs(stub):
     }
 
 
-def test_deadlines_hold_and_the_limit_is_the_same(stub):
+def test_metadata_and_readiness_need_a_name(stub):
+    """A model's name left out is a fault, whatever is asked of it."""
+    for call, message in (
+        (stub.ModelMetadata, pb.ModelMetadataRequest()),
+        (stub.ModelReady, pb.ModelReadyRequest(version="1")),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            call(message, timeout=TIMEOUT_S)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert error.value.details() == "name: is empty; allowed are ['toy-a', 'toy-b']"
+
+
+def test_batches_queue_and_deadlines_are_those_of_classify(toy_models, tmp_path, transport):
+    """Requests of both services share queue and batches; each gets its own rows of the answer, before its deadline."""
+    flags = ["--default-model=toy-b", f"--transport={transport}", "--max-wait-ms=10000", "--max-batch-size=64"]
+    server = start_server(toy_models, tmp_path, *flags, "--max-queue=21")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        classify = classifier_pb2_grpc.DigitClassifierStub(channel).Classify
+        waiting = classify.future(classifier_pb2.ClassifyRequest(pixels=GOOD * 20))  # without a deadline: for 10 s
+        wait_until(lambda: server.metric("digits_queue_depth{") == 20)
+        with pytest.raises(grpc.RpcError) as error:
+            infer(stub, tensor(shape=(2, 784)), raw=[GOOD * 2])
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert rpc_status.from_call(error.value).details[0].Unpack(RetryInfo())
+        answer = stub.ModelInfer(request(tensor(), raw=[PIXELS[1].tobytes()]), timeout=8)
+        assert answer.parameters["batch_size"].int64_param == waiting.result().timing.batch_size == 21
+        assert columns(answer)["digits"].tolist() == [8]
+    assert server.stop() == 0
+
+
+def test_a_request_may_be_as_large_as_for_classify(stub):
     """More images than a request may hold are refused, as for `Classify`."""
     with pytest.raises(grpc.RpcError) as error:
         infer(stub, tensor(shape=(5000, 784)), raw=[bytes(5000 * 784)])

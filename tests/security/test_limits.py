@@ -1,15 +1,19 @@
 """What one client may ask of a server, and what becomes of those who ask for more."""
 
+import re
+import threading
 import zlib
 
 import grpc
 import pytest
-from conftest import start_server
+from conftest import ROOT, start_server
 from http2 import CLASSIFY, Connection, framed
 from packages import image_of
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
+from digits_server import transport as transports
+from digits_server.config import Config
 
 GOOD = framed(pb.ClassifyRequest(pixels=image_of(3).tobytes()).SerializeToString())
 OK, INVALID, EXHAUSTED, UNIMPLEMENTED = (
@@ -129,6 +133,45 @@ def test_idle_connections(limited):
         while not connection.is_closed and connection.goaway is None:
             connection.read()
         assert connection.goaway is not None
+
+
+def test_old_connections(limited):
+    """A connection of --max-connection-age-s is told to go; what it has under way is still answered."""
+    message = pb.ClassifyStreamRequest(request=pb.ClassifyRequest(pixels=image_of(3).tobytes()))
+    is_old = threading.Event()
+    with grpc.insecure_channel(f"127.0.0.1:{limited('--transport=grpcio', '--max-connection-age-s=1')}") as channel:
+
+        def requests():
+            yield message
+            is_old.wait()
+            yield message
+
+        answers = pb_grpc.DigitClassifierStub(channel).ClassifyStream(requests(), timeout=20)
+        assert next(answers).response.digits == [3]
+        channel.subscribe(lambda state: is_old.set() if state == grpc.ChannelConnectivity.IDLE else None)
+        assert [answer.response.digits for answer in answers] == [[3]]
+        assert is_old.is_set()
+
+
+def test_without_settings_there_are_limits(limited, transport):
+    """The limits have the defaults that the documentation tells; clients learn the two that HTTP/2 announces."""
+    units = {"": 1, "KiB": 2**10, "MiB": 2**20}
+    rows = re.findall(
+        r"^\|[^|]+\| `--(\S+)` \| (none|[\d.]+) ?(\w*) \|", (ROOT / "docs/security.md").read_text(), re.MULTILINE
+    )
+    documented = {
+        flag.replace("-", "_"): None if number == "none" else float(number) * units[unit] for flag, number, unit in rows
+    }
+    assert documented == {
+        field: getattr(Config, field) or getattr(transports, field.upper(), None)
+        for field in Config.__dataclass_fields__
+        if field.startswith(("max_", "min_")) and field not in {"max_batch_size", "max_wait_s"}
+    }
+    with Connection(limited(f"--transport={transport}")) as connection:
+        assert connection.call(GOOD) == OK
+        announced = connection.h2.remote_settings
+        assert announced.max_concurrent_streams == documented["max_streams"]
+        assert announced.max_header_list_size == documented["max_metadata_bytes"]
 
 
 @pytest.mark.parametrize("transport", ["grpcio"])
