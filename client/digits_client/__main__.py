@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -21,55 +22,55 @@ from digits_client import (
     ServerUnavailable,
     Tls,
     _terminal,
-    _watch,
 )
+from digits_client import metrics as page
 
-PREFIX = "DIGITS_CLIENT"
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Files of a folder that are taken for images; a file that is named is read whatever its name."""
 
 
-def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command needs to find its server."""
-    for option in (
-        click.option(
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+
+def option(flag: str, *name: str, **settings: Any) -> Callable[[CommandT], CommandT]:
+    """Declare an option that is an environment variable too, for all commands: --tls-ca, DIGITS_CLIENT_TLS_CA."""
+    variable = f"DIGITS_CLIENT_{flag.removeprefix('--').replace('-', '_').upper()}"
+    return click.option(flag, *name, envvar=variable, show_envvar=True, **settings)
+
+
+def server_options(command: CommandT) -> CommandT:
+    """Add what every command needs to find its server: the arguments of `connected`."""
+    pem = click.Path(exists=True, dir_okay=False)
+    for add in (
+        option(
             "--timeout-s",
             type=click.FloatRange(0, min_open=True),
             default=DEFAULT_TIMEOUT_S,
-            envvar=f"{PREFIX}_TIMEOUT_S",
-            show_envvar=True,
             show_default=True,
             help="Seconds to wait for an answer.",
         ),
-        click.option(
-            "--server",
-            default=DEFAULT_SERVER,
-            envvar=f"{PREFIX}_SERVER",
-            show_envvar=True,
-            show_default=True,
-            help="Where the server is, host:port.",
-        ),
-        click.option("--token", default="", envvar=f"{PREFIX}_TOKEN", show_envvar=True, help="Bearer token to send."),
-        click.option(
-            "--tls-ca",
-            type=click.Path(exists=True, dir_okay=False),
-            envvar=f"{PREFIX}_TLS_CA",
-            show_envvar=True,
-            help="Encrypt, and trust the authorities in this PEM file.",
-        ),
+        option("--server", default=DEFAULT_SERVER, show_default=True, help="Where the server is, host:port."),
+        option("--token", default="", help="Bearer token to send."),
+        option("--tls-ca", type=pem, help="Encrypt, and trust the authorities in this PEM file."),
+        option("--tls-cert", type=pem, help="Own certificate, PEM, for servers that ask who calls."),
+        option("--tls-key", type=pem, help="Its private key, PEM."),
     ):
-        command = option(command)
+        command = add(command)
     return command
 
 
 @contextmanager
 def connected(
-    server: str, timeout_s: float, token: str, tls_ca: str | None, model: str = "", version: str = ""
+    server: str, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, **settings: Any
 ) -> Iterator[DigitClient]:
     """Yield a client; an error of ours ends the command with one line and exit status 1."""
-    tls = Tls(ca=tls_ca) if tls_ca else None
+    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
     try:
-        with DigitClient(server, timeout_s=timeout_s, model=model, version=version, tls=tls, token=token) as client:
+        client = DigitClient(server, tls=tls, **settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        with client:
             yield client
     except ServerUnavailable as error:
         raise click.ClickException(f"no server can be reached at {server}: {error.details}") from error
@@ -92,25 +93,13 @@ def main() -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @server_options
-@click.option("--model", default="", envvar=f"{PREFIX}_MODEL", show_envvar=True, help="Model; default: the server's.")
-@click.option(
-    "--model-version", default="", envvar=f"{PREFIX}_MODEL_VERSION", show_envvar=True, help="Default: latest."
-)
+@option("--model", default="", help="Model; default: the server's.")
+@option("--model-version", "version", default="", help="Default: latest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
 @click.option(
     "--show", is_flag=True, help="In the table, draw each digit as the server gets it, with a bar for each class."
 )
-def classify(
-    files: tuple[str, ...],
-    server: str,
-    timeout_s: float,
-    token: str,
-    tls_ca: str | None,
-    model: str,
-    model_version: str,
-    as_json: bool,
-    show: bool,
-) -> None:
+def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float, **where: Any) -> None:
     """Say which digit each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
     images = list(_images(files))
     if not images:
@@ -119,7 +108,7 @@ def classify(
         )
     width = max(len(name) for name, _ in images)
     is_flawless = True
-    with connected(server, timeout_s, token, tls_ca, model, model_version) as client:
+    with connected(timeout_s=timeout_s, **where) as client:
         results = client.stream((image for _, image in images), timeout_s=timeout_s * len(images))
         for (name, image), result in zip(images, results, strict=True):
             is_flawless &= isinstance(result, Prediction)
@@ -143,9 +132,9 @@ def _images(files: tuple[str, ...]) -> Iterator[tuple[str, ImageLike]]:
 
 @main.command()
 @server_options
-def models(server: str, timeout_s: float, token: str, tls_ca: str | None) -> None:
+def models(**where: Any) -> None:
     """List the models that the server knows."""
-    with connected(server, timeout_s, token, tls_ca) as client:
+    with connected(**where) as client:
         for model in client.models():
             line = f"{model.name}/{model.version}  {model.state}{', default' if model.is_default else ''}"
             if model.is_serving:
@@ -156,40 +145,34 @@ def models(server: str, timeout_s: float, token: str, tls_ca: str | None) -> Non
 
 @main.command()
 @server_options
-def health(server: str, timeout_s: float, token: str, tls_ca: str | None) -> None:
+def health(**where: Any) -> None:
     """Say whether the server is ready; exit status 1 if not."""
-    with connected(server, timeout_s, token, tls_ca) as client:
+    with connected(**where) as client:
         ready = client.health()
     click.echo("ready" if ready else "not ready")
     sys.exit(0 if ready else 1)
 
 
 @main.command()
-@click.option(
-    "--metrics",
-    default="http://127.0.0.1:9464/metrics",
-    envvar=f"{PREFIX}_METRICS",
-    show_envvar=True,
-    show_default=True,
-    help="The server's metrics page.",
-)
+@option("--metrics", default="http://127.0.0.1:9464/metrics", show_default=True, help="The server's metrics page.")
 @click.option("--every-s", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
 @click.option("--count", type=click.IntRange(1), help="Lines to print; default: until Ctrl-C.")
 def watch(metrics: str, every_s: float, count: int | None) -> None:
-    """Print a line every second: calls, failures, and how long calls take in the server."""
+    """Print a line every second: calls, failures, and how long calls take in the server; streams don't count."""
     try:
-        before, began = _watch.look(_watch.fetch(metrics)), time.monotonic()
+        before = page.fetch(metrics)
         for _ in itertools.repeat(None) if count is None else itertools.repeat(None, count):
             time.sleep(every_s)
-            after, now = _watch.look(_watch.fetch(metrics)), time.monotonic()
-            interval = _watch.between(before, after, now - began)
-            before, began = after, now
+            after = page.fetch(metrics)
+            interval = page.between(before, after)
+            before = after
+            p50, p99 = ("-" if s is None else f"{s * 1000:.3f}" for s in (interval.p50_s, interval.p99_s))
             click.echo(
                 f"{interval.calls_per_s:9.1f} req/s  {interval.failures_per_s:7.1f} failed/s  "
-                f"p50 {interval.p50_s * 1000:8.3f} ms  p99 {interval.p99_s * 1000:8.3f} ms"
+                f"p50 {p50:>8} ms  p99 {p99:>8} ms"
             )
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(f"--metrics: {error}") from error
     except OSError as error:
         raise click.ClickException(f"no metrics can be had from {metrics}: {error}") from error
     except KeyboardInterrupt:

@@ -32,7 +32,7 @@ class DigitClient(_settings.BaseClient):
         token: Sent as a bearer token with each call; without `tls` anybody on the way can read it.
 
     Raises:
-        ValueError: An argument is out of its range; it is named, with the value and what is allowed.
+        ValueError: An argument, or a file of `tls`, can't be used; it is named, with the value and what is allowed.
         OSError: A file of `tls` can't be read.
     """
 

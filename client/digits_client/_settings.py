@@ -84,9 +84,14 @@ class Tls:
 
         Raises:
             OSError: A file can't be read.
+            ValueError: A file is empty, or of certificate and key only one is given: gRPC would end the process.
         """
-        ca, key, certificate = (file and Path(file).read_bytes() for file in (self.ca, self.key, self.certificate))
-        return grpc.ssl_channel_credentials(ca or None, key or None, certificate or None)
+        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        pem = {name: Path(file).read_bytes() for name, file in files.items() if file}
+        if not all(pem.values()) or ("certificate" in pem) != ("key" in pem):
+            given = ", ".join(f"{name}: {files[name]}, {len(pem[name])} bytes" for name in pem)
+            raise ValueError(f"tls: {given}; allowed are files with contents, certificate and key both or neither")
+        return grpc.ssl_channel_credentials(pem.get("ca"), pem.get("key"), pem.get("certificate"))
 
 
 class BaseClient:

@@ -1,10 +1,13 @@
 """The command `digits`, as its user meets it."""
 
+import hashlib
 import json
 import re
 
 import pytest
+import trustme
 from click.testing import CliRunner
+from conftest import start_server
 from packages import image_of
 from PIL import Image
 
@@ -113,7 +116,7 @@ def test_watch(digits, server, files):
     arguments = ["watch", "--metrics", f"{server.metrics_url}/metrics", "--every-s", "0.01", "--count", "2"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    assert len(re.findall(r"req/s .* failed/s  p50 .* ms  p99 .* ms\n", result.output)) == 2
+    assert len(re.findall(r"0\.0 req/s +0\.0 failed/s  p50 +- ms  p99 +- ms\n", result.output)) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,9 +132,35 @@ def test_watch_without_a_page(url, status, complaint):
 
 def test_watch_ends_with_ctrl_c(monkeypatch):
     """Ctrl-C is the way to end it, not an error."""
-    monkeypatch.setattr("digits_client._watch.fetch", lambda _: "")
+    monkeypatch.setattr("digits_client.metrics.fetch", lambda _: None)
     monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert CliRunner().invoke(main, ["watch"]).exit_code == 0
+
+
+def test_servers_that_ask_who_calls(toy_models, tmp_path):
+    """Authority, certificate, key and token open a server that asks for them; half of a pair is refused."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    (tmp_path / "tokens.toml").write_text(f'[me]\nsha256 = "{digest}"\nscopes = ["classify"]\n')
+    ca, cert, key = (
+        f"--tls-client-ca={tmp_path}/ca.pem",
+        f"--tls-cert={tmp_path}/both.pem",
+        f"--tls-key={tmp_path}/both.pem",
+    )
+    tokens = f"--token-file={tmp_path}/tokens.toml"
+    server = start_server(toy_models, tmp_path, "--default-model=toy-b", ca, cert, key, tokens)
+    address = f"localhost:{server.address.rpartition(':')[2]}"
+    command = ["models", "--server", address, f"--tls-ca={tmp_path}/ca.pem", "--token=secret"]
+    result = CliRunner().invoke(main, [*command, cert, key])
+    assert "toy-b/1  serving, default" in result.output
+    assert CliRunner().invoke(main, [*command, "--timeout-s=2"]).exit_code == 1
+    result = CliRunner().invoke(main, [*command, cert])
+    assert result.exit_code == 2
+    assert "certificate and key both or neither" in result.output
+    assert server.stop() == 0
 
 
 def test_completion():

@@ -281,6 +281,19 @@ def test_lists_that_grpc_could_not_resolve_are_refused(server):
         DigitClient(server)
 
 
+@pytest.mark.parametrize(
+    ("ca", "certificate", "key"), [(b"", None, None), (None, b"me", None), (None, None, b"me"), (None, b"", b"me")]
+)
+def test_files_of_tls_that_would_end_the_process_are_refused(tmp_path, ca, certificate, key):
+    """Empty files and half a pair, with which gRPC aborts, are an error that names them."""
+    files = {"ca": ca, "certificate": certificate, "key": key}
+    given = {name: tmp_path / name for name, contents in files.items() if contents is not None}
+    for name, path in given.items():
+        path.write_bytes(files[name])
+    with pytest.raises(ValueError, match=rf"tls: .*{next(reversed(given))}.* bytes; allowed are files with contents"):
+        DigitClient(tls=Tls(**given))
+
+
 @pytest.mark.parametrize("arguments", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"connections": 0}])
 def test_arguments_out_of_range_are_named(arguments):
     """The error names the argument, its value and what is allowed."""

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, start_server
 from playwright.sync_api import expect, sync_playwright
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one that are not tests
+sys.path.append(str(Path(__file__).parent))  # for the modules that are not tests; last: `conftest` stays the outer one
 
 from chromium import CHROMIUM, launch
 from gateways import start_gateway

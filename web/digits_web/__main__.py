@@ -14,10 +14,11 @@ import click
 import uvicorn
 from starlette.types import ASGIApp
 
-from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S
+from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Tls
 from digits_web.app import Config, create_app
 
 PREFIX = "DIGITS_WEB"
+PEM = click.Path(exists=True, dir_okay=False)
 
 
 class Command(click.Command):
@@ -78,6 +79,10 @@ class Gateway(uvicorn.Server):
 @setting("--host", default="127.0.0.1", help="Address to listen on.")
 @setting("--port", type=click.IntRange(0, 65535), default=8080, help="Port of page and API; 0 takes a free one.")
 @setting("--server", default=DEFAULT_SERVER, help="Where the Digits server is, host:port.")
+@setting("--token", default="", help="Bearer token to send to it, where it wants one.")
+@setting("--tls-ca", type=PEM, help="Encrypt the way to it, and trust the authorities in this PEM file.")
+@setting("--tls-cert", type=PEM, help="The gateway's own certificate, PEM, where the server asks who calls.")
+@setting("--tls-key", type=PEM, help="Its private key, PEM.")
 @setting(
     "--metrics-url",
     default="http://127.0.0.1:9464/metrics",
@@ -104,7 +109,16 @@ class Gateway(uvicorn.Server):
     help="Least severe level to log, as JSON lines on standard error; info logs each request.",
 )
 @click.version_option(package_name="digits-web")
-def main(host: str, port: int, grace_s: int, log_level: str, **settings: Any) -> None:
+def main(
+    host: str,
+    port: int,
+    grace_s: int,
+    log_level: str,
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    **settings: Any,
+) -> None:
     """Serve a page to draw digits on, and a JSON API, in front of a Digits server.
 
     Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused. The
@@ -112,13 +126,19 @@ def main(host: str, port: int, grace_s: int, log_level: str, **settings: Any) ->
 
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """
+    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
+    try:
+        if tls:
+            tls.credentials()
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error}") from error
 
-    config = Config(**settings)
+    config = Config(tls=tls, **settings)
     logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
     place = f"[{host}]" if family == socket.AF_INET6 else host
     gateway = Gateway(

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, AsyncDigitClient
+from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, AsyncDigitClient, Tls
 from digits_web import problems
 from digits_web.api import Api
 from digits_web.stats import Stats
@@ -41,6 +41,10 @@ class Config:
 
     server: str = DEFAULT_SERVER
     """The Digits server, `host:port` or any target that gRPC resolves."""
+    tls: Tls | None = None
+    """Encrypts the way there; None: plain text."""
+    token: str = ""
+    """Bearer token of the gateway, where the server wants one."""
     metrics_url: str = ""
     """The server's metrics page; empty: there are no live figures."""
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -55,7 +59,8 @@ def create_app(config: Config) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with AsyncDigitClient(config.server, timeout_s=config.timeout_s) as api.client:
+        client = AsyncDigitClient(config.server, timeout_s=config.timeout_s, tls=config.tls, token=config.token)
+        async with client as api.client:
             yield
 
     return Starlette(
