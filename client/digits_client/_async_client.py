@@ -124,7 +124,7 @@ class AsyncDigitClient(_settings.BaseClient):
             functools.partial(self._ask, _settings.CLASSIFY),
             self._options,
             max(2, self._connections),
-            **({"context": self._tracing.merged} if self._tracing else {}),
+            self._tracing.merged if self._tracing else None,
         )
 
     async def _ask(self, method: str, request: bytes, timeout_s: float) -> bytes:

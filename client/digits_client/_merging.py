@@ -1,17 +1,20 @@
-"""Lets concurrent calls of one event loop travel as one. Which ones and when is the plan's business."""
+"""Lets concurrent calls of one event loop travel as one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 
-from digits_client import _messages, _plan, _wire
+from digits_client import _messages, _wire
 from digits_client._errors import Cancelled, DeadlineExceeded, InvalidRequest, again
 from digits_client._messages import Prediction
 
+MERGED_IMAGES = 256
+"""Most images of different callers in one call: one more would save next to nothing, and share one more's fate."""
 PATIENCE_S = 0.1
 """How long calls wait for those under way, at most: one server that hangs must not hold up calls to the others."""
 
@@ -19,14 +22,15 @@ PATIENCE_S = 0.1
 class Call:
     """One image whose caller waits for the answer."""
 
-    __slots__ = ("answer", "context", "data", "deadline", "is_float", "journey")
+    __slots__ = ("answer", "companions", "context", "data", "deadline", "is_float", "task")
 
     def __init__(self, data: bytes, deadline: float, answer: asyncio.Future[Prediction], *, is_float: bool) -> None:
         self.data, self.is_float = data, is_float
         self.deadline = deadline  # by the event loop's clock
         self.answer = answer
         self.context = contextvars.copy_context()
-        self.journey: Journey | None = None
+        self.companions: list[Call] = []  # those that travel together, itself among them
+        self.task: asyncio.Task[None] | None = None
 
     def is_over(self) -> bool:
         """Return whether nobody wants the answer any more."""
@@ -41,34 +45,23 @@ class Call:
         """Give up because the caller's own time is up."""
         self.fail(DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the call's timeout"))
 
-
-class Journey:
-    """Calls that travel as one."""
-
-    def __init__(self, calls: list[Call], task: asyncio.Task[None]) -> None:
-        self._calls, self._task = calls, task
-        for call in calls:
-            call.journey = self
-
-    def left(self) -> None:
-        """End the journey if the caller who left was the last who cared."""
-        if all(call.is_over() for call in self._calls):
-            self._task.cancel()
-
-
-def first(contexts: Sequence[contextvars.Context]) -> contextvars.Context:
-    """Return the first caller's context."""
-    return contexts[0]
+    def leave(self) -> None:
+        """End the journey if the caller who has left was the last who cared."""
+        if self.task and all(call.is_over() for call in self.companions):
+            self.task.cancel()
 
 
 class Merging:
     """Carries single images to the server, those of concurrent callers together.
 
+    While fewer than `lanes` groups are on their way, whoever waits goes at once, alone or not; otherwise all wait, and
+    those who wait go together. So nobody waits for company, and company comes by itself when there is much to do.
+
     Args:
         ask: Sends the bytes of a `ClassifyRequest`, with a timeout in seconds, and returns the answer's bytes.
         options: What `wire.options` returned.
-        lanes: Requests that may be on their way at once before calls gather.
-        context: Returns the context in which those travel who called in the given ones.
+        lanes: Groups that may be on their way at once.
+        context: Returns the context in which those travel who called in the given ones; the first one's unless given.
     """
 
     def __init__(
@@ -76,19 +69,23 @@ class Merging:
         ask: Callable[[bytes, float], Awaitable[bytes]],
         options: bytes,
         lanes: int,
-        context: Callable[[Sequence[contextvars.Context]], contextvars.Context] = first,
+        context: Callable[[Sequence[contextvars.Context]], contextvars.Context] | None = None,
     ) -> None:
-        self._ask, self._options, self._context = ask, options, context
-        self._plan: _plan.Merger[Call] = _plan.Merger(lanes)
+        self._ask, self._options, self._lanes, self._context = ask, options, lanes, context
         self._loop = asyncio.get_running_loop()
+        self._waiting: tuple[deque[Call], deque[Call]] = (
+            deque(),
+            deque(),
+        )  # bytes and floats: a request holds one kind
+        self._turn = 0
         self._is_departing = False
         self._patience: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def classify(self, data: bytes, deadline: float, *, is_float: bool) -> Prediction:
         """Return what one encoded image shows, by `deadline` of the event loop's clock."""
         call = Call(data, deadline, self._loop.create_future(), is_float=is_float)
-        self._plan.add(call)
+        self._waiting[is_float].append(call)
         if not self._is_departing:  # once everybody has called who can in this turn of the loop
             self._is_departing = True
             self._loop.call_soon(self._depart)
@@ -96,36 +93,49 @@ class Merging:
         try:
             return await call.answer
         except (asyncio.CancelledError, DeadlineExceeded):
-            if call.journey is not None:
-                call.journey.left()
+            call.leave()
             raise
         finally:
             timer.cancel()
 
     def close(self) -> None:
         """Give up all calls that wait."""
-        while calls := self._plan.take(is_forced=True):
-            for call in calls:
-                call.fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
+        for waiting in self._waiting:
+            while waiting:
+                waiting.popleft().fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
         if self._patience:
             self._patience.cancel()
 
     def _depart(self, *, is_forced: bool = False) -> None:
+        """Send what may go; if forced, one group more."""
         self._is_departing = False
-        while calls := self._plan.take(is_forced=is_forced):
-            context = self._context([call.context for call in calls])
-            task = self._loop.create_task(self._travel(calls), context=context)
-            Journey(calls, task)
-            self._tasks.add(task)
-            task.add_done_callback(self._arrive)
+        while (is_forced or len(self._under_way) < self._lanes) and (calls := self._take()):
             is_forced = False
-        if self._plan.has_waiting() and self._patience is None:
+            contexts = [call.context for call in calls]
+            context = self._context(contexts) if self._context else contexts[0]
+            task = self._loop.create_task(self._travel(calls), context=context)
+            for call in calls:
+                call.companions, call.task = calls, task
+            self._under_way.add(task)
+            task.add_done_callback(self._arrive)
+        if any(self._waiting) and self._patience is None:
             self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
 
+    def _take(self) -> list[Call]:
+        """Return the calls that go next, none if none wait. Both forms get their turn, whatever the other's number."""
+        self._turn ^= 1
+        for waiting in (self._waiting[self._turn], self._waiting[self._turn ^ 1]):
+            group: list[Call] = []
+            while waiting and len(group) < MERGED_IMAGES:
+                if not (call := waiting.popleft()).is_over():
+                    group.append(call)
+            if group:
+                return group
+        return []
+
     def _arrive(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._plan.arrived()
-        if self._plan.has_waiting():
+        self._under_way.discard(task)
+        if any(self._waiting):
             self._depart()
 
     def _lose_patience(self) -> None:
