@@ -18,11 +18,10 @@ DOCS = pinned.HERE.parent / "docs"
 TRANSPORTS = ("grpcio", "native")
 RAMP = (1, 2, 4, 8, 16, 32, 64, 128)
 CONNECTIONS = 8
-BOTH = f"{pinned.SERVER_CPU},{pinned.LOAD_CPU}"
 Point = dict[str, Any]
 
 
-def point(address: str, url: str, *, rows: int, in_flight: int, seconds: int, cpus: str = pinned.LOAD_CPU) -> Point:
+def point(address: str, url: str, *, rows: int, in_flight: int, seconds: int, cpus: str = "") -> Point:
     """Return what a server does with so many calls in flight, and the CPU time that it needs for an image."""
     clients = min(in_flight, CONNECTIONS)
     before = pinned.metric(url, "process_cpu_seconds_total"), pinned.metric(url, "digits_predictions_total")
@@ -52,8 +51,8 @@ def measure(seconds: int) -> dict[str, Any]:
         for model, points in (("digits-mlp", [*ramps[transport][:7:6], *larger]), ("digits-cnn", cnn)):
             workloads += [{"transport": transport, "model": model, **each} for each in points]
         for count in (1, 2):
-            with pinned.digits_server(transport, "digits-mlp", workers=count, cpus=BOTH) as at:
-                points = [point(*at, rows=rows, in_flight=64, seconds=seconds, cpus=BOTH) for rows in (1, 64)]
+            with pinned.digits_server(transport, "digits-mlp", workers=count, cpus=pinned.BOTH) as at:
+                points = [point(*at, rows=rows, in_flight=64, seconds=seconds, cpus=pinned.BOTH) for rows in (1, 64)]
                 memory_mb = pinned.metric(at[1], "process_resident_memory_bytes") / 1e6
             workers += [{"transport": transport, "workers": count, "memory_mb": memory_mb, **each} for each in points]
     return {"ramps": ramps, "workloads": workloads, "workers": workers}

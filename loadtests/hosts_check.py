@@ -16,7 +16,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import bench
+import pinned
 from namespaces import Namespace, network
 from proxies import Envoy
 from queueing import Costs
@@ -40,7 +40,7 @@ class Host(Namespace):
         self._group.mkdir()
         (self._group / "cpu.cfs_period_us").write_text(f"{PERIOD_S * 1e6:.0f}")
         (self._group / "cpu.cfs_quota_us").write_text(f"{CPU * PERIOD_S * 1e6:.0f}")
-        command = (sys.executable, "-m", "digits_server", f"--models={bench.MODELS}", "--workers=1", "--host=0.0.0.0")
+        command = (sys.executable, "-m", "digits_server", f"--models={pinned.MODELS}", "--workers=1", "--host=0.0.0.0")
         self._server = subprocess.Popen([*self.exec, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603 - our own
         assert self._server.stdout
         assert b"ready" in self._server.stdout.readline()  # what it measures of itself, it measures with a whole CPU
@@ -67,7 +67,7 @@ def measured() -> dict[tuple[int, str, int], list[tuple[float, float]]]:
             for count, policy in SET_UPS:
                 with Envoy((addresses * 2)[turn % 3 :][:count], Path(folder), ENVOYS[policy]) as envoy:
                     for callers in (FEW, MANY):
-                        run = bench.load(envoy.address, rows=1, clients=2, streams=callers // 2, seconds=SECONDS)
+                        run = pinned.load(envoy.address, rows=1, clients=2, streams=callers // 2, seconds=SECONDS)
                         runs[count, policy, callers].append((run.calls_per_s, run.p50_us / 1e3))
     return runs
 

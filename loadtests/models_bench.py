@@ -55,9 +55,9 @@ def measure(transport: str, situation: str, seconds: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         shutil.copytree(pinned.MODELS / NAME / "1", models / NAME / "1")
-        flags = [f"--models={models}", f"--transport={transport}", "--workers=1", f"--reload-s={BETWEEN_S}"]
+        flags = [f"--models={models}", f"--reload-s={BETWEEN_S}"]
         flags += ["--shadow", "--shadow-images=1000000000"] if situation == "on trial" else []
-        with pinned.running("-m", "digits_server", *flags, "--port=0", "--metrics-port=0") as (address, url):
+        with pinned.digits_server(transport, NAME, flags=flags) as (address, url):
             pinned.load(address, rows=1, clients=4, streams=16, seconds=1)
             before_mb = pinned.metric(url, "process_resident_memory_bytes") / 1e6
             with contextlib.ExitStack() as stack:

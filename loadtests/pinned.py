@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from digits.v1 import classifier_pb2 as pb
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "models"
 SERVER_CPU, LOAD_CPU = "0", "1"
+BOTH = f"{SERVER_CPU},{LOAD_CPU}"
 METHOD = "/digits.v1.DigitClassifier/"
 STREAM_MESSAGES = 2000  # in one call of the streaming workload
 
@@ -41,10 +42,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def running(*command: str, cpus: str = SERVER_CPU) -> Iterator[tuple[str, str]]:
-    """Run a server on its CPUs and yield its address and, if it has one, that of its metrics."""
+def running(*command: str, cpus: str = "") -> Iterator[tuple[str, str]]:
+    """Run a server, by default on its CPU, and yield its address and, if it has one, that of its metrics."""
     process = subprocess.Popen(  # noqa: S603 - our own command
-        ["taskset", "-c", cpus, sys.executable, *command],  # noqa: S607
+        ["taskset", "-c", cpus or SERVER_CPU, sys.executable, *command],  # noqa: S607
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -61,12 +62,18 @@ def running(*command: str, cpus: str = SERVER_CPU) -> Iterator[tuple[str, str]]:
 
 
 def digits_server(
-    transport: str, model: str = "digits-mlp", workers: int = 1, cpus: str = SERVER_CPU
+    transport: str,
+    model: str = "digits-mlp",
+    workers: int = 1,
+    cpus: str = "",
+    *,
+    flags: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "digits_server"),
 ) -> contextlib.AbstractContextManager[tuple[str, str]]:
-    """Return a running digits-server."""
-    flags = [f"--models={MODELS}", f"--default-model={model}", f"--transport={transport}", f"--workers={workers}"]
-    flags += ["--max-queue=65536", "--port=0", "--metrics-port=0", "--log-level=warning"]
-    return running("-m", "digits_server", *flags, cpus=cpus)
+    """Return a running digits-server, or a program made of it; its flags go before these."""
+    ours = [f"--models={MODELS}", f"--default-model={model}", f"--transport={transport}", f"--workers={workers}"]
+    ours += ["--max-queue=65536", "--port=0", "--metrics-port=0", "--log-level=warning"]
+    return running(*program, *ours, *flags, cpus=cpus)
 
 
 def empty_server(transport: str, rows: int) -> contextlib.AbstractContextManager[tuple[str, str]]:
@@ -83,7 +90,7 @@ def load(
     seconds: int,
     stream: bool = False,
     rate: float = 0,
-    cpus: str = LOAD_CPU,
+    cpus: str = "",
 ) -> Run:
     """Drive a server with `clients` connections of `streams` calls in flight each; images are MNIST's.
 
@@ -98,7 +105,7 @@ def load(
         file.flush()
         output = subprocess.run(  # noqa: S603 - our own command
             [
-                *("taskset", "-c", cpus, "h2load", f"-c{clients}", f"-m{streams}", f"-D{seconds}"),
+                *("taskset", "-c", cpus or LOAD_CPU, "h2load", f"-c{clients}", f"-m{streams}", f"-D{seconds}"),
                 *("--warm-up-time=1", f"-d{file.name}", f"--log-file={log.name}", "-H", "te: trailers"),
                 *("-H", "content-type: application/grpc", *([f"--rps={rate / clients:.3f}"] if rate else [])),
                 f"http://{address}{METHOD}{'ClassifyStream' if stream else 'Classify'}",

@@ -17,60 +17,67 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import bench
 import click
-import numpy as np
+import pinned
 import yaml
 
 from digits_client import DigitClient, DigitsError
 
-IN_FLIGHT = (1, 64)
-ROWS = (1, 64)
+DEPLOY = pinned.HERE.parent / "deploy/ray"
 PATIENCE_S = 90
 
 
 @contextlib.contextmanager
 def ray_serve() -> Iterator[str]:
     """Yield the address of the shipped application, on one node and a free port."""
-    config = yaml.safe_load((bench.HERE.parent / "deploy/ray/serve.yaml").read_text())
+    config = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
     with socket.create_server(("127.0.0.1", 0)) as free:
         config["grpc_options"]["port"] = port = free.getsockname()[1]
-    config["applications"][0]["args"] = {"models": str(bench.MODELS)}
+    config["applications"][0]["args"] = {"models": str(pinned.MODELS)}
+    path = f"{DEPLOY}:{os.environ.get('PYTHONPATH', '')}"
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config, file)
         file.flush()
-        path = f"{bench.HERE.parent / 'deploy/ray'}:{os.environ.get('PYTHONPATH', '')}"
         serve = subprocess.Popen(  # noqa: S603 - our own command
-            [Path(sys.executable).parent / "serve", "run", file.name],
+            [Path(sys.executable).with_name("serve"), "run", file.name],
             env={**os.environ, "PYTHONPATH": path, "RAY_AUTH_TOKEN": secrets.token_hex(32)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            until = time.monotonic() + PATIENCE_S
-            with DigitClient(f"127.0.0.1:{port}") as client:
-                while True:
-                    try:
-                        client.classify(np.zeros((28, 28), np.uint8))
-                        break
-                    except DigitsError:
-                        if time.monotonic() > until:
-                            raise
-                        time.sleep(0.5)
+            wait(f"127.0.0.1:{port}")
             yield f"127.0.0.1:{port}"
         finally:
             serve.send_signal(signal.SIGINT)
             serve.wait(60)
 
 
+def wait(address: str) -> None:
+    """Return when a server answers.
+
+    Raises:
+        DigitsError: It did not for too long.
+    """
+    until = time.monotonic() + PATIENCE_S
+    with DigitClient(address) as client:
+        while True:
+            try:
+                client.models()
+            except DigitsError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
+
+
 def measure(name: str, address: str, seconds: int) -> None:
     """Print a line for each workload."""
-    for rows in ROWS:
-        for in_flight in IN_FLIGHT:
-            clients = min(in_flight, 8)
-            run = bench.load(address, rows=rows, clients=clients, streams=in_flight // clients, seconds=seconds)
+    for rows in (1, 64):
+        for clients, streams in ((1, 1), (8, 8)):
+            run = pinned.load(address, rows=rows, clients=clients, streams=streams, seconds=seconds, cpus=pinned.BOTH)
             print(
-                f"{name:24s} {rows:5d} {in_flight:9d} {run.calls_per_s:9,.0f} {run.calls_per_s * rows:10,.0f} "
+                f"{name:24s} {rows:5d} {clients * streams:9d} {run.calls_per_s:9,.0f} {run.calls_per_s * rows:10,.0f} "
                 f"{run.p50_us / 1e3:8.1f} {run.p99_us / 1e3:8.1f}"
             )
 
@@ -79,13 +86,11 @@ def measure(name: str, address: str, seconds: int) -> None:
 @click.option("--seconds", default=3, show_default=True, help="Length of each measurement, after a second of warm-up.")
 def main(seconds: int) -> None:
     """Measure Ray Serve with two replicas, and digits-server with two workers."""
-    bench.SERVER_CPU = bench.LOAD_CPU = "0,1"
     print("served by                images in flight   calls/s   images/s   p50 ms   p99 ms")
     with ray_serve() as address:
         measure("Ray Serve", address, seconds)
-    flags = (f"--models={bench.MODELS}", "--workers=2", "--port=0", "--metrics-port=0", "--log-level=warning")
     for transport in ("grpcio", "native"):
-        with bench.running("-m", "digits_server", f"--transport={transport}", *flags) as (address, _):
+        with pinned.digits_server(transport, workers=2, cpus=pinned.BOTH) as (address, _):
             measure(f"digits-server, {transport}", address, seconds)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import bench
 import click
 import matplotlib as mpl
 import numpy as np
+import pinned
 from callers import Manners, World
 from queueing import Costs
 
@@ -47,9 +47,9 @@ def fitted(costs: Costs, few: tuple[int, float], many: tuple[int, float]) -> Cos
 def measure() -> None:
     """Print what a batch and a call cost on one CPU."""
     for transport, costs in COSTS.items():
-        with bench.digits_server(transport, "digits-mlp") as (address, _):
+        with pinned.digits_server(transport, "digits-mlp") as (address, _):
             rates = [
-                bench.load(address, rows=1, clients=4, streams=streams, seconds=4).calls_per_s for streams in (1, 16)
+                pinned.load(address, rows=1, clients=4, streams=streams, seconds=4).calls_per_s for streams in (1, 16)
             ]
         print(f"{transport}: {rates} calls/s with 4 and 64 in flight: {fitted(costs, (4, rates[0]), (64, rates[1]))}")
 
