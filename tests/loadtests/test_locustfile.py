@@ -1,6 +1,7 @@
 """Short real runs of Locust: what makes them pass and fail. None of these looks at a clock's figures."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -37,25 +38,58 @@ def mnist_server(tmp_path_factory):
 
 
 @pytest.fixture
-def run_locust(tmp_path):
-    """Return what runs Locust for a moment and gives its exit status, output and results."""
+def run(tmp_path):
+    """Return what runs a command of Locust until there were calls of each kind: its exit status, output and results."""
 
-    def run(host, *arguments):
+    def run(*command):
         slo, results = tmp_path / "slo.toml", tmp_path / "results.json"
         slo.write_text(SLO)
+        first, *arguments = command
+        files = f"{LOADTESTS / 'locustfile.py'},{Path(__file__).with_name('enough.py')}"
+        settings = ("--locustfile", files, "--users", "8", "--spawn-rate", "8", "--run-time", "60s")
         done = subprocess.run(
-            [
-                *(Path(sys.executable).with_name("locust"), "--locustfile", LOADTESTS / "locustfile.py", "--headless"),
-                *("--host", host, "--users", "8", "--spawn-rate", "8", "--run-time", "2s"),
-                *("--slo", slo, "--results", results, *arguments),
-            ],
+            [sys.executable, *first, *settings, "--slo", slo, "--results", results, *arguments],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         )
-        return done.returncode, done.stdout, json.loads(results.read_text())
+        return done.returncode, done.stdout, json.loads(results.read_text()) if results.exists() else None
 
     return run
+
+
+@pytest.fixture
+def run_locust(run):
+    """Return what runs Locust against a server."""
+    return lambda host, *arguments: run(("-m", "locust", "--headless", "--host", host), *arguments)
+
+
+def test_load_test_brings_its_own_server(run, tmp_path):
+    """`make loadtest` needs nothing but itself: it starts a server, reports as a page, too, and stops the server."""
+    report = tmp_path / "report.html"
+    status, output, results = run((LOADTESTS / "run.py",), "--html", report)
+    assert (status, results["passed"]) == (0, True), output
+    assert "batch-64" in report.read_text()
+    host, port = re.search(r"ready: gRPC (\S+):(\d+) ", output).groups()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 20)
+
+
+def test_load_test_ends_with_its_server(run, monkeypatch):
+    """A server that can't start ends the load test with its own exit status, before any call."""
+    monkeypatch.setenv("DIGITS_SERVER_TRANSPORT", "pigeon")
+    assert run((LOADTESTS / "run.py",)) == (2, "", None)
+
+
+def test_courses_share_the_run_time():
+    """A ramp doubles the users, a spike is a moment of all between two of a tenth, a soak has ten equal parts."""
+    code = "import shapes; print([[(it.users, round(it.length_s)) for it in course().stages(60, 100)] for course in "
+    code += "(shapes.Ramp, shapes.Spike, shapes.Soak)])"  # not in this process: Locust exchanges its sockets
+    done = subprocess.run([sys.executable, "-c", code], cwd=LOADTESTS, stdout=subprocess.PIPE, text=True, check=True)
+    ramp, spike, soak = json.loads(done.stdout.replace("(", "[").replace(")", "]"))
+    assert ramp == [[users, 17] for users in (1, 2, 4, 8, 16, 32)]
+    assert spike == [[6, 40], [60, 20], [6, 40]]
+    assert soak == [[60, 10]] * 10
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "master and 2 workers"])
@@ -75,7 +109,7 @@ def test_right_answers_pass(mnist_server, run_locust, processes):
 
 def test_ramp_measures_each_level(mnist_server, run_locust, tmp_path):
     """A ramp of master and workers measures one user, then two, and draws them; the memory of the server is watched."""
-    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "8s", "--plot", tmp_path / "knee.png", "--processes", "2")
+    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "16s", "--plot", tmp_path / "knee.png", "--processes", "2")
     watched = ("--server-pid", str(mnist_server.process.pid))
     status, output, results = run_locust(mnist_server.address, *ramp, *watched, "UnaryUser")
     assert status == 0, output
