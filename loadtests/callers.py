@@ -89,7 +89,6 @@ class World:
     """Over which the calls are spread in turn."""
     manners: Manners = field(default_factory=Manners)
     admits: bool = True
-    seed: int = 1
     tries: int = field(default=0, init=False)
     ends: list[float] = field(default_factory=list, init=False)
     """When each call ended that was answered in time."""
@@ -100,7 +99,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock = Clock()
-        self.rng = random.Random(self.seed)  # noqa: S311 - chance, not secrets
+        self.rng = random.Random(1)  # noqa: S311 - chance, not secrets
         self.hosts = [Host(self.clock, self.costs, self._done, admits=self.admits) for _ in range(self.size)]
         self._channels = [
             Channel(self.hosts, self.policy, self.rng, self.manners.max_tokens) for _ in range(self.channels)
@@ -147,12 +146,17 @@ class World:
             self.failures.append(now)
         call.then()
 
-    def offer(self, rate: Callable[[float], float], until: float) -> None:
-        """Let calls come by chance, `rate(now)` a second over all, and run."""
+    @property
+    def capacity(self) -> float:
+        """Calls a second of all hosts in full batches."""
+        return self.costs.capacity * self.size
+
+    def offer(self, rate: float | Callable[[float], float], until: float) -> None:
+        """Let calls come by chance, so many a second over all, or `rate(now)`, and run."""
 
         def arrive() -> None:
             self.call()
-            self.clock.after(self.rng.expovariate(rate(self.clock.now)), arrive)
+            self.clock.after(self.rng.expovariate(rate(self.clock.now) if callable(rate) else rate), arrive)
 
         arrive()
         self.clock.run(until)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 
@@ -15,12 +16,11 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._count = 0
+        self._turns = count()
 
     def after(self, delay_s: float, do: Callable[..., None], *arguments: Any) -> None:
         """Call `do` in so many seconds; what is due at the same time keeps its order."""
-        self._count += 1
-        heappush(self._due, (self.now + delay_s, self._count, do, arguments))
+        heappush(self._due, (self.now + delay_s, next(self._turns), do, arguments))
 
     def run(self, until: float) -> None:
         """Let time pass."""
@@ -99,13 +99,16 @@ class Host:
         self._end = -1.0  # of the batch that runs
         self._is_running = False
         self._period, self._used_s = 0.0, 0.0
-        self.is_silent = False
-        """Whether its packets vanish."""
+        self._is_silent = False
+
+    def fall_silent(self) -> None:
+        """From now on let its packets vanish."""
+        self._is_silent = True
 
     def submit(self, call: Call) -> None:
         """Take a call, or refuse it."""
         waiting, now = len(self._waiting), self._clock.now
-        if self.is_silent:
+        if self._is_silent:
             self._done(call, "vanished", 0.0)
         elif self._admits and waiting >= self._costs.max_queue:
             self._done(call, "full", waiting * self._work_s)
@@ -135,5 +138,5 @@ class Host:
     def _finish(self, batch: list[Call]) -> None:
         for call in batch:
             in_time = "ok" if self._clock.now <= call.deadline else "late"
-            self._done(call, "vanished" if self.is_silent else in_time, 0.0)
+            self._done(call, "vanished" if self._is_silent else in_time, 0.0)
         self._run()

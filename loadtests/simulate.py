@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -72,12 +72,11 @@ def internet_scale(price: float) -> None:
     print("transport   hosts   load   p50 ms   p99 ms    $ an hour   $ a billion calls   calls simulated")
     for transport, hosts in SIZES:
         world = World(COSTS[transport], hosts, channels=hosts // 10)
-        world.offer(lambda _now: CALLS_PER_S, 0.15)
+        world.offer(CALLS_PER_S, 0.15)
         p50, p99 = percentiles_ms(world, 0.05)
-        load = CALLS_PER_S / hosts / COSTS[transport].capacity
         print(
-            f"{transport:9s} {hosts:7d} {load:6.0%} {p50:8.2f} {p99:8.2f} {hosts * price:12,.0f} "
-            f"{hosts * price / CALLS_PER_S / 3600 * 1e9:19.2f} {len(world.latencies):17,d}"
+            f"{transport:9s} {hosts:7d} {CALLS_PER_S / world.capacity:6.0%} {p50:8.2f} {p99:8.2f} "
+            f"{hosts * price:12,.0f} {hosts * price / CALLS_PER_S / 3600 * 1e9:19.2f} {len(world.latencies):17,d}"
         )
 
 
@@ -86,8 +85,7 @@ def slices() -> None:
     print("\nhosts   p50 ms   p99 ms   (grpcio, two choices, one proxy for each ten hosts, 70 % load)")
     for hosts in (3, 12, 100, 1000):
         world = World(COSTS["grpcio"], hosts, channels=max(1, hosts // 10))
-        rate = 0.7 * world.costs.capacity * hosts
-        world.offer(lambda _now, rate=rate: rate, 0.3 + 10 / hosts)
+        world.offer(0.7 * world.capacity, 0.3 + 10 / hosts)
         print("{:5d} {:8.2f} {:8.2f}".format(hosts, *percentiles_ms(world, 0.15)))
 
 
@@ -101,8 +99,7 @@ def balancing(hosts: int, out: Path) -> None:
             cells = []
             for load in loads:
                 world = World(COSTS["grpcio"], hosts, policy, channels)
-                rate = load * world.costs.capacity * hosts
-                world.offer(lambda _now, rate=rate: rate, 1.3)
+                world.offer(load * world.capacity, 1.3)
                 cells.append(percentiles_ms(world, 0.3))
             print(f"{who:16s}{policy:24s}" + "".join(f"{p50:8.2f} /{p99:6.2f}" for p50, p99 in cells))
             label = policy.replace("_", " ")
@@ -132,15 +129,10 @@ def zone_loss(hosts: int, out: Path) -> None:
     lines = {}
     for load, channels, tokens in ((0.5, 10, 10), (0.5, 10, 100), (0.5, 200, 100), (0.6, 200, 100), (0.7, 200, 100)):
         world = World(COSTS["grpcio"], hosts, "round_robin", channels * hosts, Manners(max_tokens=tokens))
-        rate = load * world.costs.capacity * hosts
-
-        def cut(world: World = world) -> None:
-            for host in world.hosts[: hosts // 3]:
-                host.is_silent = True
-
-        world.clock.after(1, cut)
-        world.offer(lambda _now, rate=rate: rate, 7)
-        shares = answered_per_s(world, 7) / rate
+        for host in world.hosts[: hosts // 3]:
+            world.clock.after(1, host.fall_silent)
+        world.offer(load * world.capacity, 7)
+        shares = answered_per_s(world, 7) / (load * world.capacity)
         back = next((step for step in range(11, 65) if min(shares[step : step + 5]) > 0.95), np.nan) * STEP_S - 1
         before = np.array(world.latencies)[np.array(world.ends) < 1]
         failed, p99 = len(world.failures), percentiles_ms(world, 6)[1]
@@ -153,6 +145,11 @@ def zone_loss(hosts: int, out: Path) -> None:
     courses(
         out / "scaling-zone-loss.png", "s; a third of the hosts falls silent at 1", "answered, % of calls sent", lines
     )
+
+
+def wave(capacity: float, now: float) -> float:
+    """Return the calls a second offered at a time: for one second twice the capacity."""
+    return capacity * (2 if 1 <= now < 2 else 0.7)
 
 
 def retry_storm(hosts: int, out: Path) -> None:
@@ -174,10 +171,8 @@ def retry_storm(hosts: int, out: Path) -> None:
     lines = {}
     for name, (manners, admits) in ways.items():
         world = World(replace(COSTS["grpcio"], max_queue=512), hosts, channels=hosts, manners=manners, admits=admits)
-        full = world.costs.capacity * hosts
-        offered: Callable[[float], float] = lambda now, full=full: full * (2 if 1 <= now < 2 else 0.7)  # noqa: E731
-        world.offer(offered, 6)
-        lines[name] = shares = answered_per_s(world, 6) / full
+        world.offer(partial(wave, world.capacity), 6)
+        lines[name] = shares = answered_per_s(world, 6) / world.capacity
         tries = world.tries / (len(world.ends) + len(world.failures))
         print(f"{name:52s}{shares[12:20].mean():10.0%} of full {shares[55:].mean() / 0.7:11.0%} {tries:14.2f}")
     courses(

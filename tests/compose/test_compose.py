@@ -1,7 +1,6 @@
 """The containers, for real: needs a Docker-compatible engine (`engine.sh` makes one), and skips where there is none."""
 
 import contextlib
-import gzip
 import http.client
 import itertools
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, mnist_test_set
 
 from digits_client import DigitClient
 
@@ -154,10 +153,8 @@ def stack():
 @pytest.fixture(scope="module")
 def mnist():
     """Some MNIST test images, (500, 784) uint8, and their labels."""
-    folder = ROOT / "tests/data/mnist"
-    images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    return images.reshape(-1, 784)[:500], labels[:500]
+    images, labels = mnist_test_set()
+    return images[:500], labels[:500]
 
 
 def test_compose_file_is_valid():

@@ -29,7 +29,7 @@ def steady(costs, load, hosts=1, policy="random", calls=60_000, **more):
     """Return the mean latency, in service times, of calls by chance; the first tenth is left out."""
     world = World(costs, hosts, policy, manners=PATIENT, **{"channels": 1, **more})
     rate = load * hosts / SERVICE_S
-    world.offer(lambda _now: rate, calls / rate)
+    world.offer(rate, calls / rate)
     settled = world.latencies[len(world.latencies) // 10 :]
     return sum(settled) / len(settled) / SERVICE_S
 
@@ -106,7 +106,7 @@ def test_who_cannot_make_his_deadline_costs_nothing():
     answered = {}
     for admits in (True, False):
         world = World(ONE_BY_ONE, 1, channels=1, manners=manners, admits=admits)
-        world.offer(lambda _now: 2 / SERVICE_S, 1)
+        world.offer(2 / SERVICE_S, 1)
         answered[admits] = len(world.ends) * SERVICE_S
     assert answered[True] > 0.9
     assert answered[False] < 0.1
@@ -116,7 +116,7 @@ def test_a_silent_host_is_avoided_once_noticed():
     """Calls to it, those in work too, are tried elsewhere after `notice_s`; from then on nobody asks it."""
     manners = Manners(notice_s=0.5)
     world = World(Costs(0, 0.01, 1), 2, "round_robin", channels=1, manners=manners)
-    world.clock.after(1, lambda: setattr(world.hosts[0], "is_silent", True))
+    world.clock.after(1, world.hosts[0].fall_silent)
     world.offer(lambda now: 50 if now < 3 else 1e-9, 4)
     late = [latency for latency in world.latencies if latency > 0.5]
     assert world.failures == []
@@ -130,7 +130,7 @@ def test_what_a_host_has_in_work_goes_silent_with_it():
     world = World(ONE_BY_ONE, 2, "round_robin", channels=1, manners=Manners(notice_s=0.5, backoff_s=0.1))
     world.call()
     world.call()
-    world.hosts[0].is_silent = True
+    world.hosts[0].fall_silent()
     world.clock.run(1)
     assert world.latencies == [pytest.approx(SERVICE_S), pytest.approx(0.6, rel=0.05)]
 
@@ -139,6 +139,6 @@ def test_retries_end_when_half_of_the_tokens_are_gone():
     """Of calls that all fail, as many are retried as cost half of the tokens."""
     manners = Manners(max_tokens=20, notice_s=0.01)
     world = World(ONE_BY_ONE, 1, channels=1, manners=manners)
-    world.hosts[0].is_silent = True
-    world.offer(lambda _now: 1000, 1)
+    world.hosts[0].fall_silent()
+    world.offer(1000, 1)
     assert 0 < world.tries - len(world.failures) < 100

@@ -1,6 +1,5 @@
 """What a scrape of a real server shows of drift and traces, that its labels are bounded, and that all is documented."""
 
-import gzip
 import re
 import urllib.request
 
@@ -8,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, start_server
+from conftest import ROOT, mnist_test_set, start_server
 from packages import image_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -18,9 +17,7 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_client import DigitClient
 from digits_server.drift import LEAST
 
-MNIST = np.frombuffer(
-    gzip.decompress((ROOT / "tests/data/mnist/t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
-).reshape(-1, 784)
+MNIST, _ = mnist_test_set()
 
 
 @pytest.fixture(scope="module")
