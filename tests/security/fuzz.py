@@ -365,12 +365,6 @@ def _varint(number):
     return bytes((*encoded, number))
 
 
-def memory(server):
-    """Return the resident memory of a server, in bytes."""
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
-    return pages * 4096
-
-
 def right_answers(server):
     """Return whether a normal client gets right answers."""
     with grpc.insecure_channel(server.address) as channel:
@@ -401,7 +395,7 @@ def campaign(server, seconds, seed, *, is_native):
     """Attack a server and return what was sent, and what is wrong with the server."""
     fuzzer = Fuzzer(int(server.address.rpartition(":")[2]), seed, is_native=is_native)
     fuzzer.run(seconds / 4)
-    before = memory(server)
+    before_mb = server.memory_mb
     fuzzer.run(seconds * 3 / 4)
     fuzzer.hang_up()
     findings = [f"fault: {fault}" for fault in fuzzer.faults]
@@ -409,8 +403,8 @@ def campaign(server, seconds, seed, *, is_native):
         return fuzzer.outcomes, [*findings, f"the process ended with status {server.process.returncode}"]
     if not right_answers(server):
         findings.append("wrong answers")
-    if (after := memory(server)) > MEMORY * before:
-        findings.append(f"memory grew from {before >> 20} to {after >> 20} MB")
+    if (after_mb := server.memory_mb) > MEMORY * before_mb:
+        findings.append(f"memory grew from {before_mb:.0f} to {after_mb:.0f} MB")
     return fuzzer.outcomes, findings + log_faults(server.log)
 
 

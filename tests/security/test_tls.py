@@ -5,8 +5,8 @@ import ssl
 
 import grpc
 import pytest
-from conftest import start_server
-from credentials import metric, wait_until, write_certificate
+from conftest import start_server, wait_until
+from credentials import write_certificate
 from packages import image_of
 
 from digits_client import DigitClient, ServerUnavailable, Tls
@@ -36,7 +36,7 @@ def test_tls(toy_models, files):
     for tls in (None, Tls()):
         with DigitClient(address, tls=tls, timeout_s=20) as stranger, pytest.raises(ServerUnavailable):
             stranger.classify(image_of(3))
-    assert metric(server, "digits_tls_handshakes_total") >= 2
+    assert server.metric("digits_tls_handshakes_total") >= 2
     assert server.stop() == 0
 
 
@@ -59,7 +59,7 @@ def test_certificate_is_exchanged_without_a_restart(toy_models, files, authority
 
     (files / "tls.pem").write_text("broken")
     refused = 'digits_secret_loads_total{result="refused",secret="certificate"}'
-    wait_until(lambda: metric(server, refused) == 1)
+    wait_until(lambda: server.metric(refused) == 1)
     assert served_certificate(address) == old
     assert "changed files refused" in server.log
 
@@ -67,7 +67,7 @@ def test_certificate_is_exchanged_without_a_restart(toy_models, files, authority
         client.classify(image_of(3))
         new = write_certificate(authority, files, "tls", not_after=NOT_AFTER)
         expires = "digits_certificate_expiry_timestamp_seconds"
-        wait_until(lambda: metric(server, expires) == NOT_AFTER.timestamp())
+        wait_until(lambda: server.metric(expires) == NOT_AFTER.timestamp())
         assert served_certificate(address) == new
         assert client.classify(image_of(3)).digit == 3  # on the connection of before
     assert server.stop() == 0

@@ -5,8 +5,8 @@ import time
 
 import grpc
 import pytest
-from conftest import start_server
-from credentials import entry, metric, wait_until
+from conftest import start_server, wait_until
+from credentials import entry
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packages import image_of
 
@@ -84,9 +84,9 @@ def test_a_token_opens_every_call(server):
 def test_without_a_good_token_all_are_told_the_same(server, metadata, reason):
     """Missing, wrong or expired: every call is UNAUTHENTICATED in the same words; only the metrics know which."""
     sample = f'digits_rejected_total{{reason="{reason}"}}'
-    before = metric(server, sample)
+    before = server.metric(sample)
     assert set(ask_everything(server, *metadata)) == {("UNAUTHENTICATED", "a valid bearer token is needed")}
-    assert metric(server, sample) == before + 4
+    assert server.metric(sample) == before + 4
 
 
 def test_a_token_for_other_things_is_denied(server):
@@ -120,12 +120,12 @@ def test_tokens_are_exchanged_without_a_restart(toy_models, tmp_path):
         f'digits_secret_loads_total{{result="{result}",secret="tokens"}}' for result in ("refused", "taken")
     )
     file.write_text("[web]\nsha256 = 'short'")
-    wait_until(lambda: metric(server, refused) == 1)
+    wait_until(lambda: server.metric(refused) == 1)
     file.unlink()
-    wait_until(lambda: metric(server, refused) == 2)
+    wait_until(lambda: server.metric(refused) == 2)
     assert ask_everything(server, ("authorization", "Bearer old"))[0] == ("OK", "")
     file.write_text(entry("web", "new"))
-    wait_until(lambda: metric(server, taken) == 2)
+    wait_until(lambda: server.metric(taken) == 2)
     assert ask_everything(server, ("authorization", "Bearer new"))[0] == ("OK", "")
     assert ask_everything(server, ("authorization", "Bearer old"))[0][0] == "UNAUTHENTICATED"
     assert server.stop() == 0
