@@ -30,6 +30,8 @@ class AsyncDigitClient(_settings.BaseClient):
     Close it, or use it in an `async with` statement. Arguments and errors are those of `DigitClient`.
     """
 
+    _merging: Merging | None = None
+
     async def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows: see `DigitClient.classify`. Pictures are read in another thread."""
         deadline = asyncio.get_running_loop().time() + self._timeout(timeout_s)
@@ -37,8 +39,7 @@ class AsyncDigitClient(_settings.BaseClient):
             _images.prepare(image) if isinstance(image, np.ndarray) else await asyncio.to_thread(_images.prepare, image)
         )
         data, is_float = _plan.encoded(row)
-        self._connect()
-        return await self._merging.classify(data, deadline, is_float=is_float)
+        return await self._connect().classify(data, deadline, is_float=is_float)
 
     async def classify_many(
         self, images: npt.NDArray[np.generic] | Iterable[ImageLike], *, timeout_s: float | None = None
@@ -95,7 +96,7 @@ class AsyncDigitClient(_settings.BaseClient):
     async def close(self) -> None:
         """End the connections; calls in flight are cancelled."""
         self._is_closed = True
-        if self._channels:
+        if self._merging:
             self._merging.close()
         for channel in self._channels:
             await channel.close()
@@ -106,11 +107,17 @@ class AsyncDigitClient(_settings.BaseClient):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _connect(self) -> None:
-        """Make channels, at the first call: they belong to the event loop that runs then."""
+    def _connect(self) -> Merging:
+        """Connect at the first call, for channels belong to the event loop that runs then."""
         self._check_usable()
-        if self._channels:
-            return
+        if self._merging is None:
+            self._open_channels()
+            merged = self._tracing.merged if self._tracing else None
+            ask = functools.partial(self._ask, _settings.CLASSIFY)
+            self._merging = Merging(ask, self._options, max(2, self._connections), merged)
+        return self._merging
+
+    def _open_channels(self) -> None:
         credentials, options = self._credentials, self._channel_options
         spans = self._tracing.aio_interceptors(self._target) if self._tracing else None
         self._channels = [
@@ -120,12 +127,6 @@ class AsyncDigitClient(_settings.BaseClient):
             for _ in range(self._connections)
         ]
         self._callables: Iterator[dict[str, Any]] = itertools.cycle([_settings.callables(it) for it in self._channels])
-        self._merging = Merging(
-            functools.partial(self._ask, _settings.CLASSIFY),
-            self._options,
-            max(2, self._connections),
-            self._tracing.merged if self._tracing else None,
-        )
 
     async def _ask(self, method: str, request: bytes, timeout_s: float) -> bytes:
         self._connect()

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import partial
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -22,7 +22,6 @@ from digits_client import _settings
 from digits_client._async_client import AsyncDigitClient
 from digits_client._client import DigitClient
 from digits_client._errors import CallError, InvalidRequest
-from digits_client._merging import Merging
 
 try:
     import pytest
@@ -98,7 +97,9 @@ class FakeDigitClient(_Fake, DigitClient):
         return self._respond(method, request)
 
     def _begin(self, method: str, request: bytes, _timeout_s: float | None) -> Any:
-        return _Done(self._respond(method, request))
+        call: Future[bytes] = Future()
+        call.set_result(self._respond(method, request))
+        return call
 
     def _ask_stream(self, requests: Iterator[bytes], _timeout_s: float) -> Iterator[bytes]:
         return map(self._respond_streamed, requests)
@@ -107,11 +108,8 @@ class FakeDigitClient(_Fake, DigitClient):
 class FakeAsyncDigitClient(_Fake, AsyncDigitClient):
     """An `AsyncDigitClient` without a server; concurrent calls are merged as by the real one."""
 
-    def _connect(self) -> None:
-        self._check_usable()
-        if not self._channels:
-            self._channels = [_Closable()]
-            self._merging = Merging(partial(self._ask, _settings.CLASSIFY), self._options, lanes=2)
+    def _open_channels(self) -> None:
+        pass
 
     async def _ask(self, method: str, request: bytes, _timeout_s: float) -> bytes:
         return self._respond(method, request)
@@ -119,24 +117,6 @@ class FakeAsyncDigitClient(_Fake, AsyncDigitClient):
     async def _ask_stream(self, requests: AsyncIterator[bytes], _timeout_s: float) -> AsyncIterator[bytes]:
         async for request in requests:
             yield self._respond_streamed(request)
-
-
-class _Done:
-    """A call that has its answer."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-
-    def result(self) -> bytes:
-        return self._answer
-
-    def cancel(self) -> None:
-        """Do nothing: it is too late."""
-
-
-class _Closable:
-    async def close(self) -> None:
-        """Do nothing."""
 
 
 def _probabilities(answer: Answer) -> npt.NDArray[np.float32]:

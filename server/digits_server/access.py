@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,29 +35,19 @@ class Watched(Generic[T]):
         flag: The setting that names them.
         paths: The files.
         read: Returns what the contents mean. Raises ValueError or OSError where they mean nothing.
-        taken: Told the meaning, at the start and after each change.
-        refused: Called for each change that makes no sense.
+        told: Called with "taken" or "refused", at the start and after each change.
 
     Raises:
         SettingRefused: They make no sense at the start.
     """
 
-    def __init__(
-        self,
-        flag: str,
-        paths: Sequence[Path],
-        read: Callable[..., T],
-        *,
-        taken: Callable[[T], None],
-        refused: Callable[[], None],
-    ) -> None:
-        self._flag, self._paths, self._read, self._taken, self._refused = flag, paths, read, taken, refused
+    def __init__(self, flag: str, paths: Sequence[Path], read: Callable[..., T], told: Callable[[str], None]) -> None:
+        self._flag, self._paths, self._read, self._told = flag, paths, read, told
         self._contents = self._get()
         try:
-            self.value = self._meaning()
+            self._take()
         except (OSError, ValueError) as error:
             raise SettingRefused(flag, str(error)) from error
-        taken(self.value)
 
     def _get(self) -> list[bytes] | str:
         try:
@@ -64,10 +55,11 @@ class Watched(Generic[T]):
         except OSError as error:
             return str(error)
 
-    def _meaning(self) -> T:
+    def _take(self) -> None:
         if isinstance(self._contents, str):
             raise OSError(self._contents)
-        return self._read(*self._contents)
+        self.value = self._read(*self._contents)
+        self._told("taken")
 
     def look(self) -> None:
         """Take the new meaning, if there is one."""
@@ -76,14 +68,13 @@ class Watched(Generic[T]):
             return
         self._contents = contents
         try:
-            self.value = self._meaning()
+            self._take()
         except (OSError, ValueError) as error:
             reason = {"setting": self._flag, "reason": str(error)}
             log.error("changed files refused; the old ones stay in force", extra=reason)  # noqa: TRY400 - no fault of ours
-            self._refused()
+            self._told("refused")
         else:
             log.info("changed files taken", extra={"setting": self._flag})
-            self._taken(self.value)
 
 
 class Access:
@@ -112,19 +103,14 @@ class Access:
         if not {"--tls-cert", "--tls-key"} <= given.keys():
             flag, path = given.popitem()
             raise SettingRefused(flag, f"{path} is of use only with both --tls-cert and --tls-key")
-
-        def taken(certificate: Certificate) -> None:
-            self._metrics.secret("certificate", "taken")
-            self._metrics.certificate(certificate.expires)
-
         paths = list(given.values())
-        return Watched(
-            "--tls-cert",
-            paths,
-            lambda *contents: certificates.read(paths, contents),
-            taken=taken,
-            refused=lambda: self._metrics.secret("certificate", "refused"),
-        )
+
+        def read(*contents: bytes) -> Certificate:
+            certificate = certificates.read(paths, contents)
+            self._metrics.certificate(certificate.expires)
+            return certificate
+
+        return Watched("--tls-cert", paths, read, functools.partial(self._metrics.secret, "certificate"))
 
     def _watch_tokens(self, config: Config) -> Watched[list[Token]] | None:
         if config.token_file is None:
@@ -135,13 +121,8 @@ class Access:
                 f"tokens would travel in plain text to {config.host}; give --tls-cert and --tls-key, or "
                 "--allow-plain-tokens where something else encrypts",
             )
-        return Watched(
-            "--token-file",
-            [config.token_file],
-            tokens.parse,
-            taken=lambda _: self._metrics.secret("tokens", "taken"),
-            refused=lambda: self._metrics.secret("tokens", "refused"),
-        )
+        told = functools.partial(self._metrics.secret, "tokens")
+        return Watched("--token-file", [config.token_file], tokens.parse, told)
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return what serves the certificate in force at each handshake; None: plain text."""

@@ -8,12 +8,14 @@ import pytest
 from conftest import start_server, wait_until
 from credentials import entry
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from packages import image_of
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_client import AsyncDigitClient, DigitClient, NotAuthenticated, PermissionDenied
 from digits_server import errors, tokens
+from open_inference.v2 import inference_pb2
 
 PAST, FUTURE = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00+02:00"
 FILE = (
@@ -104,11 +106,18 @@ def test_a_token_for_other_things_is_denied(server):
         asyncio.run(ask())
 
 
-def test_health_is_open(server):
-    """Probes need no token."""
+def test_probes_and_the_contract_are_open(server):
+    """Probes of both kinds need no token, nor does reflection; whatever else the Open Inference Protocol has does."""
     with grpc.insecure_channel(server.address) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert "digits.v1.DigitClassifier" in ProtoReflectionDescriptorDatabase(channel).get_services()
+        methods = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+        calls = {name: channel.unary_unary(f"/inference.GRPCInferenceService/{name}") for name in methods}
+        codes = {name: _outcome(lambda call=call: call(b"", timeout=20))[0] for name, call in calls.items()}
+    assert {name for name, code in codes.items() if code == "OK"} == {"ServerLive", "ServerReady"}
+    assert set(codes.values()) == {"OK", "UNAUTHENTICATED"}
+    assert {tokens.scope(f"/inference.GRPCInferenceService/{name}") for name in methods} == {None, "classify"}
 
 
 def test_tokens_are_exchanged_without_a_restart(toy_models, tmp_path):
