@@ -1,5 +1,6 @@
 """What happens when servers are busy, many, restarted, silent or particular about who calls."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -164,25 +165,20 @@ def authority():
 
 
 @pytest.fixture
-def files(authority, tmp_path):
-    """Return paths of the authority's certificate, and a client's certificate and key."""
-    mine = authority.issue_cert("me@example.org")
+def tls(authority, tmp_path):
+    """Return what trusts the authority."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    mine.cert_chain_pems[0].write_to_path(tmp_path / "me.pem")
-    mine.private_key_pem.write_to_path(tmp_path / "me.key")
-    return tmp_path
+    return Tls(ca=tmp_path / "ca.pem")
 
 
-def server_credentials(authority, name, *, asks_who_calls=False):
+def server_credentials(authority, name):
     own = authority.issue_cert(name)
-    pair = (own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())
-    return grpc.ssl_server_credentials([pair], authority.cert_pem.bytes(), asks_who_calls)
+    return grpc.ssl_server_credentials([(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())])
 
 
-def test_tls_and_token(authority, files):
+def test_tls_and_token(authority, tls):
     """With `tls` the connection is encrypted; with `token` each call carries it."""
     servicer = Servicer()
-    tls = Tls(ca=files / "ca.pem")
     with serving(servicer, "localhost:0", server_credentials(authority, "localhost")) as port:
         with DigitClient(f"localhost:{port}", tls=tls, token="abc", timeout_s=20) as client:
             client.classify(BLANK)
@@ -192,26 +188,15 @@ def test_tls_and_token(authority, files):
     assert [metadata["authorization"] for metadata in servicer.metadata] == ["Bearer abc"] * 2
 
 
-def test_mtls(authority, files):
-    """A server that asks who calls accepts the client's certificate, and nobody without one."""
-    ca, certificate, key = files / "ca.pem", files / "me.pem", str(files / "me.key")
-    credentials = server_credentials(authority, "localhost", asks_who_calls=True)
-    with serving(Servicer(), "localhost:0", credentials) as port:
-        with DigitClient(f"localhost:{port}", tls=Tls(ca, certificate, key), timeout_s=20) as client:
-            client.classify(BLANK)
-        with DigitClient(f"localhost:{port}", tls=Tls(ca), timeout_s=20) as nobody, pytest.raises(ServerUnavailable):
-            nobody.classify(BLANK)
-
-
-def test_the_name_in_the_certificate_is_checked(authority, files):
+def test_the_name_in_the_certificate_is_checked(authority, tls):
     """A certificate for another name is refused, unless the client was told to expect that name."""
     with serving(Servicer(), "localhost:0", server_credentials(authority, "digits.example.org")) as port:
         with (
-            DigitClient(f"localhost:{port}", tls=Tls(files / "ca.pem"), timeout_s=20) as wary,
+            DigitClient(f"localhost:{port}", tls=tls, timeout_s=20) as wary,
             pytest.raises(ServerUnavailable),
         ):
             wary.classify(BLANK)
-        tls = Tls(files / "ca.pem", server_name="digits.example.org")
+        tls = dataclasses.replace(tls, server_name="digits.example.org")
         with DigitClient(f"localhost:{port}", tls=tls, timeout_s=20) as client:
             client.classify(BLANK)
 

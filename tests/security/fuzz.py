@@ -25,6 +25,7 @@ from http2 import CLASSIFY, HEADERS, Connection, framed
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
+from digits_client._wire import varint
 from open_inference.v2 import inference_pb2 as infer_pb
 
 STREAM, LIST = (f"/digits.v1.DigitClassifier/{name}" for name in ("ClassifyStream", "ListModels"))
@@ -210,7 +211,7 @@ class Fuzzer:
     def with_unknown_fields(self):
         """Return a request with fields that it doesn't have, and where to send it."""
         fields = b"".join(
-            _varint(self.random.randrange(1 << 29) << 3 | self.random.randrange(8)) + self.random.randbytes(8)
+            varint(self.random.randrange(1 << 29) << 3 | self.random.randrange(8)) + self.random.randbytes(8)
             for _ in range(self.random.randrange(50))
         )
         return framed(self.random.choice(self.requests) + fields), self.path()
@@ -218,8 +219,8 @@ class Fuzzer:
     def deep_groups(self):
         depth = self.random.choice((50, 99, 100, 101, 1000, 10_000, 100_000))
         number = self.random.choice((100, 3, 1))
-        closed = _varint(number << 3 | 4) * depth if self.random.random() < 0.5 else b""
-        return self.call(framed(_varint(number << 3 | 3) * depth + closed), self.path())
+        closed = varint(number << 3 | 4) * depth if self.random.random() < 0.5 else b""
+        return self.call(framed(varint(number << 3 | 3) * depth + closed), self.path())
 
     # How it is wrapped.
 
@@ -355,14 +356,6 @@ class Fuzzer:
             stream = connection.open(self.path())
             connection.write(stream, framed(self.requests[1])[: self.random.randrange(1, 700)], end=False)
         return "left"
-
-
-def _varint(number):
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*encoded, number))
 
 
 def right_answers(server):

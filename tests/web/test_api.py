@@ -189,7 +189,7 @@ async def test_unready_server_and_own_faults_are_told_apart(monkeypatch, outcome
     """A server that is up and not ready is 503; a fault of the gateway's own is 500 and keeps its details to itself."""
 
     class Client(FakeAsyncDigitClient):
-        def __init__(self, server, timeout_s):
+        def __init__(self, _server, **_):
             super().__init__(7)
 
         async def health(self, *, timeout_s):
