@@ -127,9 +127,9 @@ def main(
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """
     tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
+    config = Config(tls=tls, **settings)
     try:
-        if tls:
-            tls.credentials()
+        app = create_app(config)
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     try:
@@ -138,12 +138,11 @@ def main(
     except OSError as error:
         raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error}") from error
 
-    config = Config(tls=tls, **settings)
     logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
     place = f"[{host}]" if family == socket.AF_INET6 else host
     gateway = Gateway(
         uvicorn.Config(
-            _traced(create_app(config)),
+            _traced(app),
             log_config=None,
             log_level=log_level,
             timeout_graceful_shutdown=grace_s,

@@ -22,13 +22,15 @@ TOP = 3
 class Api:
     """The endpoints.
 
-    Attributes:
-        client: What they ask. Whoever runs the application opens and closes it.
+    Args:
+        client: What they ask.
+        server: Where that is, for errors.
+        stats: The live figures.
+        max_upload_bytes: Largest request body.
     """
 
-    client: AsyncDigitClient
-
-    def __init__(self, server: str, stats: Stats, max_upload_bytes: int) -> None:
+    def __init__(self, client: AsyncDigitClient, server: str, stats: Stats, max_upload_bytes: int) -> None:
+        self._client = client
         self._server = server
         self._stats = stats
         self._limit = max_upload_bytes
@@ -40,15 +42,15 @@ class Api:
     async def classify(self, request: Request) -> Response:
         """Say which digit the image in the body shows."""
         image = await uploads.image(request, self._limit)
-        return JSONResponse(answer(await self.client.classify(image[0]), image))
+        return JSONResponse(answer(await self._client.classify(image[0]), image))
 
     async def models(self, _: Request) -> Response:
         """List the models that the server knows."""
-        return JSONResponse({"models": [dataclasses.asdict(model) for model in await self.client.models()]})
+        return JSONResponse({"models": [dataclasses.asdict(model) for model in await self._client.models()]})
 
     async def health(self, _: Request) -> Response:
         """Say whether the server is ready: 200 if it is, 503 with the reason if not."""
-        if not await self.client.health(timeout_s=1):
+        if not await self._client.health(timeout_s=1):
             raise Problem(503, f"The server at {self._server} is not ready.", {"retry-after": "1"})
         return JSONResponse({"ready": True, "server": self._server})
 

@@ -54,13 +54,17 @@ class Config:
 
 
 def create_app(config: Config) -> Starlette:
-    """Return the ASGI application. It connects when it starts up and disconnects when it shuts down."""
-    api = Api(config.server, Stats(config.metrics_url), config.max_upload_bytes)
+    """Return the ASGI application. It connects when somebody asks it, and disconnects when it shuts down.
+
+    Raises:
+        OSError, ValueError: A file of `tls` can't be used.
+    """
+    client = AsyncDigitClient(config.server, timeout_s=config.timeout_s, tls=config.tls, token=config.token)
+    api = Api(client, config.server, Stats(config.metrics_url), config.max_upload_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        client = AsyncDigitClient(config.server, timeout_s=config.timeout_s, tls=config.tls, token=config.token)
-        async with client as api.client:
+        async with client:
             yield
 
     return Starlette(
