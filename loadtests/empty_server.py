@@ -2,7 +2,7 @@
 
 `python empty_server.py TRANSPORT ROWS` listens on a free port, prints it, and answers every call of
 `digits.v1.DigitClassifier` with the bytes of a fixed answer for ROWS images, without reading the request. TRANSPORT is
-`grpcio`, `native` (pygrpc-native's own asyncio server) or `front` (its front, called as digits-server does).
+`grpcio` or `native` (pygrpc-native's own asyncio server).
 """
 
 from __future__ import annotations
@@ -51,12 +51,11 @@ async def serve(name: str, rows: int) -> None:
         "Classify": grpc.unary_unary_rpc_method_handler(classify),
         "ClassifyStream": grpc.stream_stream_rpc_method_handler(classify_stream),
     }
-    config = Config(port=0, transport="native" if name == "front" else name)
-    carrier = transport.make(config)
-    server: Any = carrier.server
+    server: Any
     if name == "native":
-        server = pygrpc_native.aio.Server(io_threads=min(2, config.cpus))
-    carrier.add_direct(f"/{SERVICE}/Classify", lambda _data, call: call.respond(unary))
+        server = pygrpc_native.aio.Server(io_threads=min(2, Config().cpus))
+    else:
+        server = transport.make(Config(port=0, transport=name)).server
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_registered_method_handlers(SERVICE, handlers)
     port = server.add_insecure_port("127.0.0.1:0")

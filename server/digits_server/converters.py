@@ -29,16 +29,16 @@ def images(request: Request) -> Images:
     if pixels:
         if len(vectors):
             raise InvalidArgument("vectors", "given beside pixels; give one of the two")
-        _check_length("pixels", len(pixels), "bytes")
-        return np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS)
+        count = _count("pixels", len(pixels), "bytes")
+        return np.ndarray((count, PIXELS), np.uint8, pixels)
     if not len(vectors):
         raise InvalidArgument(
             "pixels", f"no images: pixels and vectors are both empty; give n x {PIXELS} values of one"
         )
-    _check_length("vectors", len(vectors), "numbers")
+    count = _count("vectors", len(vectors), "numbers")
     numbers = np.asarray(vectors, np.float32)
     check_range("vectors", numbers)
-    return numbers.reshape(-1, PIXELS)
+    return numbers.reshape(count, PIXELS)
 
 
 def check_range(field: str, values: npt.NDArray[Any]) -> None:
@@ -60,7 +60,8 @@ def options(request: Request, classes: int) -> None:
     """
     if request.top_k > classes:
         raise InvalidArgument("top_k", f"is {request.top_k}; allowed is 0 to {classes}")
-    check_id("request_id", request.request_id)
+    if request.request_id:
+        check_id("request_id", request.request_id)
 
 
 def check_id(field: str, value: str) -> None:
@@ -122,9 +123,10 @@ def models(registry: Registry) -> pb.ListModelsResponse:
     return pb.ListModelsResponse(models=[entry for _, entry in sorted(entries.items())])
 
 
-def _check_length(field: str, length: int, unit: str) -> None:
+def _count(field: str, length: int, unit: str) -> int:
     if length % PIXELS:
         raise InvalidArgument(field, f"{length} {unit}; allowed is a multiple of {PIXELS}, one 28 x 28 image each")
+    return length // PIXELS
 
 
 def _served(model: ServedModel, *, is_default: bool) -> pb.Model:

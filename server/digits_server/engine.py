@@ -213,7 +213,7 @@ def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
     """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
     scale = np.float32(1 / 255)
     if {rows.itemsize for rows in images} == {1}:
-        pixels = b"".join(rows.data for rows in images)
+        pixels = b"".join([rows.data for rows in images])
         x = np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS).astype(np.float32)
         x *= scale
         return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from digits_server import calls
 from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics, RpcCounter
-from digits_server.rpc import Method
+from digits_server.rpc import Direct, Method
 from digits_server.tokens import Metadata
 from digits_server.transport import Transport
 
@@ -88,7 +89,8 @@ class Intercepted:
         path = f"/{service}/{method}"
         wrapped = Method(self, behaviour, deserialize, self._guard(path), count)
         if kind == "unary" and not inspect.iscoroutinefunction(behaviour) and not self._observer:
-            self._transport.add_direct(path, wrapped.call_directly)  # observers need a task: the span is its context's
+            # Not with an observer, which needs a task: the span is its context's.
+            self._transport.add_direct(path, partial(Direct, wrapped))
         return wrap(
             self._observed(wrapped.call, count, (kind, service, method)),
             request_deserializer=deserialize,
@@ -102,7 +104,8 @@ class Intercepted:
     def end(self) -> None:
         """Count an RPC out."""
         self.in_flight -= 1
-        self._idle.set()
+        if not self.in_flight:
+            self._idle.set()
 
     def refuse(self, error: Exception, request: Any) -> tuple[ServerError, Trailers]:
         """Return what the caller is told of an error: the status, and its trailers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,46 +11,7 @@ import pygrpc_native.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 if TYPE_CHECKING:
-    Metadata = tuple[tuple[str, str | bytes], ...]
-    Direct = Callable[[bytes, "Call"], None]
-
-
-class Call:
-    """One call of a direct method, and as much of a `ServicerContext` as such a method may use."""
-
-    __slots__ = ("_deadline", "_details", "_id", "_server", "_trailers", "leave")
-
-    def __init__(self, server: Server, call_id: int, details: tuple[Metadata, str, float | None], now: float) -> None:
-        self._server, self._id, self._details = server, call_id, details
-        remaining = details[2]
-        self._deadline = None if remaining is None else now + remaining
-        self._trailers: Sequence[tuple[str, str | bytes]] = ()
-        self.leave: Callable[[], None] = _nothing
-
-    def invocation_metadata(self) -> Metadata:
-        """Return the metadata that came with the call."""
-        return self._details[0]
-
-    def time_remaining(self) -> float | None:
-        """Return the seconds until the caller stops listening; None if it never does."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
-
-    def set_trailing_metadata(self, trailers: Sequence[tuple[str, str | bytes]]) -> None:
-        """Have these go out with the answer."""
-        self._trailers = trailers
-
-    def respond(self, data: bytes) -> None:
-        """Answer with a message, and status OK."""
-        self._over().respond(self._id, data, None, list(self._trailers))
-
-    def fail(self, code: grpc.StatusCode, message: str, trailers: Sequence[tuple[str, str | bytes]] = ()) -> None:
-        """Answer with a status."""
-        self._over().fail(self._id, code.value[0], message, list(trailers))
-
-    def _over(self) -> NativeGrpcFront:
-        self.leave = _nothing  # it refers to this call: a cycle, which only the collector would free
-        self._server.direct_calls.pop(self._id, None)
-        return self._server.front
+    from digits_server.transport import DirectCall, DirectMethod, Metadata
 
 
 class Server(pygrpc_native.aio.Server):
@@ -63,10 +24,9 @@ class Server(pygrpc_native.aio.Server):
 
     def __init__(self, options: Iterable[tuple[str, Any]], io_threads: int) -> None:
         super().__init__(options=options, io_threads=io_threads)
-        self._direct: dict[str, Direct] = {}  # by path
-        self._by_number: dict[int, Direct] = {}
-        self.direct_calls: dict[int, Call] = {}
-        """Calls of direct methods that have no answer yet, by id."""
+        self._direct: dict[str, DirectMethod] = {}  # by path
+        self._by_number: dict[int, DirectMethod] = {}
+        self._direct_calls: dict[int, DirectCall] = {}  # without an answer yet, by id
 
     @property
     def front(self) -> NativeGrpcFront:
@@ -75,9 +35,19 @@ class Server(pygrpc_native.aio.Server):
             raise RuntimeError("there is no port yet")
         return self._front
 
-    def add_direct(self, path: str, method: Direct) -> None:
-        """Serve a unary method, whose handler has been or will be added, by calls of `method`; it must not raise."""
+    def add_direct(self, path: str, method: DirectMethod) -> None:
+        """Serve a unary method, whose handler has been or will be added, by calls that `method` makes."""
         self._direct[path] = method
+
+    def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
+        """Answer a direct call with a message, and status OK."""
+        self._direct_calls.pop(call_id, None)
+        self.front.respond(call_id, data, None, trailers)
+
+    def fail(self, call_id: int, code: grpc.StatusCode, message: str, trailers: Metadata = ()) -> None:
+        """Answer a direct call with a status."""
+        self._direct_calls.pop(call_id, None)
+        self.front.fail(call_id, code.value[0], message, trailers)
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -87,29 +57,27 @@ class Server(pygrpc_native.aio.Server):
 
     async def stop(self, grace: float | None) -> None:
         """As the base; direct calls are not given the grace."""
-        for call in list(self.direct_calls.values()):
+        for call_id, call in list(self._direct_calls.items()):
             call.leave()
-            call.fail(grpc.StatusCode.UNAVAILABLE, "the server shut down before the request was answered")
+            self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server shut down before the request was answered")
         await super().stop(grace)
 
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
         """Take calls, and news of callers who have left or whose deadline has passed, as they come from the front."""
         now, others = time.monotonic(), []
+        methods, calls, limit = self._by_number, self._direct_calls, self._receive_limit
         for event in events:
             kind, call_id, number, data, _, details = event
-            if kind == EVENT_CANCEL and (gone := self.direct_calls.pop(call_id, None)):
+            if kind == EVENT_CANCEL and (gone := calls.pop(call_id, None)):
                 gone.leave()
-            elif kind == EVENT_CANCEL or number not in self._by_number or self._stopping:
+            elif kind == EVENT_CANCEL or number not in methods or self._stopping:
                 others.append(event)
+            elif limit is not None and len(data) > limit:
+                text = f"SERVER: Received message larger than max ({len(data)} vs. {limit})"
+                self.fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
             else:
-                call = self.direct_calls[call_id] = Call(self, call_id, details, now)
-                if self._receive_limit is not None and len(data) > self._receive_limit:
-                    sizes = f"({len(data)} vs. {self._receive_limit})"
-                    call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"SERVER: Received message larger than max {sizes}")
-                else:
-                    self._by_number[number](data, call)
+                metadata, _, remaining = details
+                call = calls[call_id] = methods[number](self, call_id, metadata, now, remaining)
+                call.begin(data)
         if others:
             super()._on_events(others)
-
-
-def _nothing() -> None: ...

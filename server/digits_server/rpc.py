@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from digits_server.errors import Draining, ServerError
 from digits_server.metrics import RpcCounter
-from digits_server.tokens import Metadata
-from digits_server.transport import DirectCall
+from digits_server.transport import Carrier, Metadata
 
 if TYPE_CHECKING:
-    from digits_server.interceptors import Context, Intercepted, Trailers
+    from digits_server.interceptors import Context, Intercepted
 
 
 class Method:
@@ -35,26 +34,27 @@ class Method:
         rpcs: Intercepted,
         behaviour: Any,
         deserialize: Callable[[bytes], Any],
-        guard: Callable[[Metadata], None] | None,
+        guard: Callable[[Iterable[tuple[str, str | bytes]]], None] | None,
         count: RpcCounter,
     ) -> None:
-        self._rpcs = rpcs
-        self._behaviour = behaviour
-        self._deserialize = deserialize
+        self.rpcs = rpcs
+        self.behaviour = behaviour
+        self.deserialize = deserialize
         self._guard = guard
         self._count = count
 
     async def call(self, request: Any, context: Context, done: RpcCounter | None = None) -> Any:
         """Answer as a task; `done` counts instead of what counts otherwise."""
-        start = self.begin()
+        start = time.monotonic()
+        self.rpcs.begin()
         try:
-            self._check(request, context)
-            response = await self._behaviour(request, context)
+            self.check(request, context)
+            response = await self.behaviour(request, context)
         except Exception as error:
             if _has_left(error):
                 self.end(grpc.StatusCode.CANCELLED, start, done)
                 raise asyncio.CancelledError from error
-            answer, metadata = self._rpcs.refuse(error, request)
+            answer, metadata = self.rpcs.refuse(error, request)
             self.end(answer.code, start, done)  # before the caller can know
             await _abort(context, answer, metadata)
         except BaseException:
@@ -64,69 +64,91 @@ class Method:
             self.end(grpc.StatusCode.OK, start, done)
             return response
 
-    def call_directly(self, data: bytes, context: DirectCall) -> None:
-        """Answer by function calls."""
-        rpc = _Direct(self, context)
-        try:
-            rpc.request = self._deserialize(data)
-            self._check(rpc.request, context)
-            rpc.answering = self._behaviour(rpc.request, context)
-            rpc.answering.then(rpc.reply)
-            context.leave = rpc.leave
-        except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
-            rpc.reply(error)
-
-    def _check(self, request: Any, context: Context | DirectCall) -> None:
+    def check(self, request: Any, context: Context | Direct) -> None:
+        """Refuse what the guard refuses, what comes while the server drains, and what can't be read."""
         if self._guard:
             self._guard(context.invocation_metadata() or ())
-        if self._rpcs.is_draining:
+        if self.rpcs.is_draining:
             raise Draining("the server is shutting down")
         if isinstance(request, ServerError):
             raise request
 
-    def begin(self) -> float:
-        """Count an RPC in, and return when it began."""
-        self._rpcs.begin()
-        return time.perf_counter()
-
     def end(self, code: grpc.StatusCode, start: float, done: RpcCounter | None = None) -> None:
-        """Count an RPC out."""
-        self._rpcs.end()
-        (done or self._count)(code, time.perf_counter() - start)
-
-    def refuse(self, error: Exception, request: Any) -> tuple[ServerError, Trailers]:
-        """As `Intercepted.refuse`."""
-        return self._rpcs.refuse(error, request)
+        """Count an RPC out that began at `start`, on the monotonic clock."""
+        self.rpcs.end()
+        (done or self._count)(code, time.monotonic() - start)
 
 
-class _Direct:
-    """One RPC that is answered by function calls."""
+class Direct:
+    """One RPC that is answered by function calls; to its handler, as much of a `ServicerContext` as that may use.
 
-    __slots__ = ("_context", "_method", "_start", "answering", "request")
+    Args:
+        method: What is called.
+        carrier: Where the answer goes.
+        call_id: The RPC's, there.
+        metadata: That came with it.
+        start: When it came, on the monotonic clock.
+        remaining: Seconds from then until the caller stops listening, if it ever does.
+    """
 
-    def __init__(self, method: Method, context: DirectCall) -> None:
-        self._method, self._context = method, context
-        self._start = method.begin()
-        self.request: Any = None
-        self.answering: Any = None
+    __slots__ = (
+        *("_answering", "_carrier", "_deadline", "_id", "_metadata"),
+        *("_method", "_request", "_start", "_trailers"),
+    )
 
-    def reply(self, result: bytes | Exception) -> None:
-        """Send the answer, or the error."""
-        if isinstance(result, bytes):
-            self._method.end(grpc.StatusCode.OK, self._start)
-            self._context.respond(result)
-        else:
-            answer, metadata = self._method.refuse(result, self.request)
-            self._method.end(answer.code, self._start)
-            self._context.fail(answer.code, answer.message, metadata)
+    def __init__(
+        self, method: Method, carrier: Carrier, call_id: int, metadata: Metadata, start: float, remaining: float | None
+    ) -> None:
+        self._method, self._carrier, self._id = method, carrier, call_id
+        self._metadata = metadata
+        self._start = start
+        self._deadline = None if remaining is None else start + remaining
+        self._trailers: Metadata = ()
+        self._request: Any = None
+        self._answering: Any = None
+
+    def invocation_metadata(self) -> Metadata:
+        """Return the metadata that came with the call."""
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller stops listening; None if it never does."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def set_trailing_metadata(self, trailers: Metadata) -> None:
+        """Have these go out with the answer."""
+        self._trailers = trailers
+
+    def begin(self, data: bytes) -> None:
+        """Take the message, and answer it now or later."""
+        method = self._method
+        method.rpcs.begin()
+        try:
+            self._request = request = method.deserialize(data)
+            method.check(request, self)
+            self._answering = method.behaviour(request, self)
+            self._answering.then(self._reply)
+        except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
+            self._reply(error)
 
     def leave(self) -> None:
         """Give up: the caller has left."""
-        self.answering.leave()
+        self._answering.leave()
+        self._answering = None
         self._method.end(grpc.StatusCode.CANCELLED, self._start)
 
+    def _reply(self, result: bytes | Exception) -> None:
+        self._answering = None  # it refers to this call: a cycle, which only the collector would free
+        if isinstance(result, bytes):
+            self._method.end(grpc.StatusCode.OK, self._start)
+            self._carrier.respond(self._id, result, self._trailers)
+        else:
+            answer, trailers = self._method.rpcs.refuse(result, self._request)
+            self._method.end(answer.code, self._start)
+            self._carrier.fail(self._id, answer.code, answer.message, trailers)
 
-async def _abort(context: Context, answer: ServerError, metadata: Trailers) -> None:
+
+async def _abort(context: Context, answer: ServerError, metadata: Metadata) -> None:
     """End an RPC with a status alone: clients retry no RPC that has sent them a message, were it empty.
 
     grpc keeps what `abort` raises and raises it again itself. Not let go of its frames, it would keep the request.

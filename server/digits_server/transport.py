@@ -30,26 +30,31 @@ MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
 
 
-class DirectCall(Protocol):
-    """A call of a method that is served directly: function calls instead of a task."""
+Metadata = Sequence[tuple[str, str | bytes]]
 
-    leave: Callable[[], None]
-    """To be set: called if the caller leaves, or its deadline passes, before it has an answer."""
 
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """Return the metadata that came with the call."""
+class Carrier(Protocol):
+    """Takes the answers to calls of methods that are served directly: by function calls instead of tasks."""
 
-    def time_remaining(self) -> float | None:
-        """Return the seconds until the caller stops listening; None if it never does."""
-
-    def set_trailing_metadata(self, trailers: Sequence[tuple[str, str | bytes]]) -> None:
-        """Have these go out with the answer."""
-
-    def respond(self, data: bytes) -> None:
+    def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
         """Answer with a message, and status OK."""
 
-    def fail(self, code: grpc.StatusCode, message: str, trailers: Sequence[tuple[str, str | bytes]] = ()) -> None:
+    def fail(self, call_id: int, code: grpc.StatusCode, message: str, trailers: Metadata = ()) -> None:
         """Answer with a status."""
+
+
+class DirectCall(Protocol):
+    """A call of such a method."""
+
+    def begin(self, data: bytes) -> None:
+        """Take its message. Must not raise."""
+
+    def leave(self) -> None:
+        """Give up: the caller has left, or its deadline has passed."""
+
+
+DirectMethod = Callable[[Carrier, int, Metadata, float, float | None], DirectCall]
+"""Makes a call, given where its answer goes, its id, metadata, monotonic time of arrival, and seconds left if known."""
 
 
 class Transport(Protocol):
@@ -64,7 +69,7 @@ class Transport(Protocol):
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Take no more work, stop as soon as `finished` returns, or after `grace_s`, and return which it was."""
 
-    def add_direct(self, path: str, method: Callable[[bytes, DirectCall], None]) -> None:
+    def add_direct(self, path: str, method: DirectMethod) -> None:
         """Serve a unary method directly, if this transport can; its handler is added to the server as well."""
 
 
@@ -90,7 +95,7 @@ class Grpcio:
             options.append(("grpc.max_connection_idle_ms", _ms(config.max_idle_s)))
         self.server = grpc.aio.server(options=_options(config) + options)
 
-    def add_direct(self, path: str, method: Callable[[bytes, DirectCall], None]) -> None:
+    def add_direct(self, path: str, method: DirectMethod) -> None:
         """Do nothing: here every call is a task."""
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,9 +23,12 @@ from digits_server.jobs import Outcome
 _VARINT, _LENGTH_DELIMITED = 0, 2  # wire types
 
 
-@dataclass(slots=True)
 class Request:
-    """A `ClassifyRequest` read without protobuf: the same names, and images that are not copies."""
+    """A `ClassifyRequest` read without protobuf: the same names, and images that are not copies.
+
+    Args:
+        fields: Those that are not empty.
+    """
 
     model: str = ""
     version: str = ""
@@ -36,30 +38,37 @@ class Request:
     omit_probabilities: bool = False
     request_id: str = ""
 
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__ = fields
+
 
 def _tag(field: str, message: type[Message] = pb.ClassifyResponse, wire_type: int = _LENGTH_DELIMITED) -> bytes:
     return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type])
 
 
-def _text(value: memoryview) -> str:
-    return str(value, "utf-8")
+def _text(data: bytes, start: int, end: int) -> str:
+    return data[start:end].decode()
 
 
-def _floats(value: memoryview) -> npt.NDArray[np.float32]:
-    return np.frombuffer(value, "<f4")
+def _view(data: bytes, start: int, end: int) -> memoryview:
+    return memoryview(data)[start:end]
 
 
-def _request(value: memoryview) -> Request:
-    return Request(**_fields(value, _REQUEST))
+def _floats(data: bytes, start: int, end: int) -> npt.NDArray[np.float32]:
+    return np.frombuffer(memoryview(data)[start:end], "<f4")
 
 
-_Readers = dict[int, tuple[str, Callable[[Any], Any]]]  # by tag
+def _request(data: bytes, start: int, end: int) -> Request:
+    return Request(_fields(data, start, end, _REQUEST))
+
+
+_Readers = dict[int, tuple[str, Callable[..., Any]]]  # by tag
 _REQUEST: _Readers = {
     _tag(name, pb.ClassifyRequest, wire_type)[0]: (name, read)
     for name, wire_type, read in (
         ("model", _LENGTH_DELIMITED, _text),
         ("version", _LENGTH_DELIMITED, _text),
-        ("pixels", _LENGTH_DELIMITED, lambda value: value),
+        ("pixels", _LENGTH_DELIMITED, _view),
         ("vectors", _LENGTH_DELIMITED, _floats),
         ("top_k", _VARINT, int),
         ("omit_probabilities", _VARINT, bool),
@@ -82,7 +91,7 @@ def request(data: bytes) -> Request | pb.ClassifyRequest:
         DecodeError: They are no such message.
     """
     try:
-        return _request(memoryview(data))
+        return _request(data, 0, len(data))
     except _UNUSUAL:
         return pb.ClassifyRequest.FromString(data)
 
@@ -94,48 +103,41 @@ def stream_request(data: bytes) -> Request | pb.ClassifyRequest:
         DecodeError: They are no such message.
     """
     try:
-        found: Request = _fields(memoryview(data), _STREAM_REQUEST)["request"]
+        found: Request = _fields(data, 0, len(data), _STREAM_REQUEST)["request"]
     except _UNUSUAL:
         return pb.ClassifyStreamRequest.FromString(data).request
     return found
 
 
-def _fields(data: memoryview, readers: _Readers) -> dict[str, Any]:
+def _fields(data: bytes, at: int, end: int, readers: _Readers) -> dict[str, Any]:
     """Return a message's fields, if all are known and there is one of each at most.
 
     Raises:
-        KeyError, IndexError, ValueError: It is not so.
+        KeyError, IndexError, ValueError: It is not so, or a number has more than 28 bits.
     """
     fields: dict[str, Any] = {}
-    at, end = 0, len(data)
     while at < end:
         tag = data[at]
         name, read = readers[tag]
-        value, at = _number(data, at + 1)
-        if tag & 7 == _LENGTH_DELIMITED:
-            start, at = at, at + value
-            value = data[start:at]
+        number = byte = data[at + 1]
+        at += 2
+        shift = 0
+        while byte > 0x7F:
+            if shift == 21:
+                raise ValueError(name)
+            byte = data[at]
+            at += 1
+            shift += 7
+            number += (byte - 1) << shift  # 1: the bit of the byte before that says that there is another one
+        if tag & 7 == _VARINT:
+            value = read(number)
+        else:
+            start, at = at, at + number
+            value = read(data, start, at)
         if at > end or name in fields:
             raise ValueError(name)
-        fields[name] = read(value)
+        fields[name] = value
     return fields
-
-
-def _number(data: memoryview, at: int) -> tuple[Any, int]:
-    """Return the number that starts at `at`, and where it ends.
-
-    Raises:
-        IndexError: The bytes end before it does.
-        ValueError: It has more than 28 bits.
-    """
-    number = 0
-    for shift in (0, 7, 14, 21):
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-    raise ValueError("too long")
 
 
 @lru_cache(maxsize=8192)
