@@ -47,7 +47,7 @@ async def serve(name: str, rows: int) -> None:
         async for _ in requests:
             await context.write(streamed)
 
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, Any]] = {
         "Classify": grpc.unary_unary_rpc_method_handler(classify),
         "ClassifyStream": grpc.stream_stream_rpc_method_handler(classify_stream),
     }
