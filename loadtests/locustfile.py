@@ -54,7 +54,7 @@ def add_arguments(parser: LocustArgumentParser) -> None:
     add("--plot", metavar="FILE", help="Draw the levels of a ramp there, as PNG.")
     add("--against", metavar="FILE", help="Results of another run; to be worse fails this one.")
     add("--tolerance", type=float, default=0.25, help="Share by which two runs may differ.")
-    add("--server-pid", type=int, help="Watch the memory of this process and its children.")
+    add("--server-metrics", metavar="URL", help="The server's metrics page: watch the memory of all its processes.")
 
 
 @events.init.add_listener

@@ -28,12 +28,12 @@ def main(arguments: list[str]) -> int:
     OUT.mkdir(exist_ok=True)
     try:
         ready = server.stdout.readline() if server.stdout else ""
-        address = re.search(r"gRPC (\S+) ", ready)
-        if not address:
+        found = re.search(r"gRPC (\S+) .* metrics (\S+),", ready)
+        if not found:
             return server.wait(STOP_S) or 1  # it has said why on standard error
         print(ready, end="", flush=True)
-        locust = [bin_folder / "locust", "--locustfile", HERE / "locustfile.py", "--host", address[1], "--headless"]
-        locust += ["--server-pid", str(server.pid)]
+        locust = [bin_folder / "locust", "--locustfile", HERE / "locustfile.py", "--host", found[1], "--headless"]
+        locust += ["--server-metrics", found[2]]
         files = ["--html", OUT / "report.html", "--results", OUT / "results.json", "--plot", OUT / "knee.png"]
         locust += ["--only-summary", *files, *arguments]
         return subprocess.run(locust, check=False).returncode  # noqa: S603 - our own command

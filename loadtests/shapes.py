@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
+import pinned
 import report
 from locust import LoadTestShape
 from locust.env import Environment
@@ -86,7 +86,9 @@ class Course(LoadTestShape):
         elif self._first and spent_s >= max(self._stages[0].length_s, 2 * SETTLE_S):
             stage = self._stages.pop(0)
             level = {"stage": stage.name, "users": stage.users, "figures": Snapshot(environment).since(self._first)}
-            LEVELS.append(level | memory(environment.parsed_options.server_pid))
+            if url := environment.parsed_options.server_metrics:
+                level["memory_mb"] = pinned.metric(url, "process_resident_memory_bytes") / 1e6
+            LEVELS.append(level)
             self._begin_s += spent_s
             self._first = None
             if not self._stages or self.is_enough():
@@ -123,11 +125,3 @@ class Soak(Course):
     def stages(self, users: int, run_time_s: float) -> list[Stage]:
         """Return ten equal stages."""
         return [Stage(f"part {n}", users, run_time_s / 10) for n in range(1, 11)]
-
-
-def memory(pid: int | None) -> dict[str, float]:
-    """Return the resident memory of a process and its children, in MB; nothing without a process."""
-    if pid is None:
-        return {}
-    server = psutil.Process(pid)
-    return {"memory_mb": sum(each.memory_info().rss for each in (server, *server.children(recursive=True))) / 1e6}
