@@ -1,4 +1,4 @@
-"""A real Envoy, with the configuration for Kubernetes, in front of hosts whose addresses it is given."""
+"""A real Envoy, with the configuration that is shipped, in front of hosts whose addresses it is given."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ class Envoy:
         self.address = f"127.0.0.1:{self._port}"
 
     def _config(self):
-        config = yaml.safe_load((ROOT / "deploy/kubernetes/base/envoy.yaml").read_text())
+        config = yaml.safe_load((ROOT / "deploy/envoy/envoy.yaml").read_text())
         config["admin"]["address"]["socket_address"] |= {"port_value": self._admin_port}
         listeners, clusters = config["static_resources"]["listeners"], config["static_resources"]["clusters"]
         del listeners[1], clusters[1]  # the pages for probes and Prometheus
@@ -41,6 +41,7 @@ class Envoy:
             {"endpoint": {"address": {"socket_address": {"address": ip, "port_value": int(port)}}}}
             for ip, port in self._hosts
         ]
+        del clusters[0]["cluster_type"]
         clusters[0] |= {"type": "STATIC", "lb_policy": self._policy or clusters[0]["lb_policy"]}
         return config
 

@@ -91,6 +91,15 @@ def test_envoy_knows_the_servers_name(rendered):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_envoy_is_the_one_that_is_tried(rendered, overlay):
+    """It is of the version that docker-compose.yml has, where the servers have the same name."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    name, version = compose["envoy"]["image"].split(":")
+    assert pods(rendered(overlay))["digits-envoy"]["containers"][0]["image"] == f"{name}:distroless-{version}"
+    assert compose["server"]["networks"]["default"]["aliases"] == ["digits-server-hosts"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_are_restricted(rendered, overlay):
     """No pod runs as root, gains rights, writes to its image, holds a token, or is told of services by variables."""
     for pod in pods(rendered(overlay)).values():
