@@ -62,7 +62,7 @@ lint: $(VENV)/.dev  ## check format, lint and the public contract
 .PHONY: types
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --config-file= --ignore-missing-imports --follow-imports=silent loadtests/*.py   # Locust has no types
+	MYPYPATH=tests $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/loadtests --ignore-missing-imports --follow-imports=silent loadtests/*.py   # Locust has no types
 
 .PHONY: proto
 proto: $(VENV)/.dev  ## regenerate the modules from the .proto files

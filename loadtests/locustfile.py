@@ -129,7 +129,7 @@ def judge(environment: Environment, **_: Any) -> None:
         if options.plot and is_ramp:
             report.plot(LEVELS, Path(options.plot))
     if options.against:
-        before = report.read(Path(options.against))
+        before = json.loads(Path(options.against).read_text())
         comparison, is_fine = report.compare(before["figures"], figures, options.tolerance)
         print(f"Against {options.against}, {before['run']}; now {run}:\n{comparison}")
         passed &= is_fine

@@ -11,7 +11,7 @@ import itertools
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -23,13 +23,12 @@ BETWEEN_S = 0.5
 
 
 @contextlib.contextmanager
-def exchanging(models: Path, url: str) -> Iterator[Callable[[], int]]:
-    """Put version after version in the place of the one before, and yield what tells how many."""
-    stop, count = threading.Event(), itertools.count(2)
-    done = [0]
+def exchanging(models: Path, url: str) -> Iterator[list[int]]:
+    """Put version after version in the place of the one before, and yield those that have taken it."""
+    stop, done = threading.Event(), list[int]()
 
     def exchange() -> None:
-        for version in count:
+        for version in itertools.count(2):
             spare = models / f".{version}"
             shutil.copytree(models / NAME / str(version - 1), spare)
             spare.rename(models / NAME / str(version))
@@ -37,14 +36,14 @@ def exchanging(models: Path, url: str) -> Iterator[Callable[[], int]]:
                 if stop.wait(0.05):
                     return
             shutil.rmtree(models / NAME / str(version - 1))
-            done[0] += 1
+            done.append(version)
             if stop.wait(BETWEEN_S):
                 return
 
     thread = threading.Thread(target=exchange)
     thread.start()
     try:
-        yield lambda: done[0]
+        yield done
     finally:
         stop.set()
         thread.join()
@@ -61,11 +60,11 @@ def measure(transport: str, situation: str, seconds: int) -> str:
             pinned.load(address, rows=1, clients=4, streams=16, seconds=1)
             before_mb = pinned.metric(url, "process_resident_memory_bytes") / 1e6
             with contextlib.ExitStack() as stack:
-                exchanged = stack.enter_context(exchanging(models, url)) if situation == "exchanged" else lambda: 0
+                exchanged = stack.enter_context(exchanging(models, url)) if situation == "exchanged" else []
                 if situation == "on trial":
                     shutil.copytree(pinned.MODELS / NAME / "1", models / NAME / "2")
                 run = pinned.load(address, rows=1, clients=4, streams=16, seconds=seconds)
-                count = exchanged()
+                count = len(exchanged)
             images = pinned.metric(url, "digits_shadow_images_total")
             after_mb = pinned.metric(url, "process_resident_memory_bytes") / 1e6
             wrong = pinned.refused(url)

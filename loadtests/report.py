@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,9 +109,3 @@ def compare(before: Figures, now: Figures, tolerance: float) -> tuple[str, bool]
             is_fine &= verdict != "WORSE"
             lines.append(f"{workload:<10} {name:<14} {old:>10.4g} {new:>10.4g} {ratio:>7.2f}  {verdict}")
     return "\n".join(lines), is_fine
-
-
-def read(file: Path) -> dict[str, Any]:
-    """Return the results that a run has written."""
-    results: dict[str, Any] = json.loads(file.read_text())
-    return results

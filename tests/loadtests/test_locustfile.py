@@ -109,7 +109,7 @@ def test_right_answers_pass(mnist_server, run_locust, processes):
 
 def test_ramp_measures_each_level(mnist_server, run_locust, tmp_path):
     """A ramp of master and workers measures one user, then two, and draws them; the memory of the server is watched."""
-    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "16s", "--plot", tmp_path / "knee.png", "--processes", "2")
+    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "12s", "--plot", tmp_path / "knee.png", "--processes", "2")
     watched = ("--server-metrics", f"{mnist_server.metrics_url}/metrics")
     status, output, results = run_locust(mnist_server.address, *ramp, *watched, "UnaryUser")
     assert status == 0, output
