@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
@@ -19,18 +18,17 @@ from digits.v1 import classifier_pb2_grpc
 from digits_server import open_inference, servicers, transport
 from digits_server.access import Access
 from digits_server.access_log import access_log
-from digits_server.batcher import Batcher
 from digits_server.board import BEAT_S, Board
 from digits_server.config import Config, SettingRefused, wants_traces
-from digits_server.crowd import Crowd
-from digits_server.engine import Images, Predictions
+from digits_server.engine import Images
 from digits_server.errors import ModelRefused
 from digits_server.interceptors import Intercepted, Observer, Tolerant
 from digits_server.metrics import Metrics
 from digits_server.packages import Package
 from digits_server.pages import Ready
-from digits_server.registry import Registry, ServedModel
+from digits_server.registry import Registry
 from digits_server.reload import Watch
+from digits_server.serving import Serving
 from digits_server.shadow import Trials
 from digits_server.trial import Totals, Trial, Verdict
 from open_inference.v2 import inference_pb2_grpc
@@ -45,11 +43,6 @@ SERVICES = ("", servicers.SERVICE, open_inference.SERVICE)
 """Names under which the health service tells whether this server is ready, beside the names of models."""
 GC_THRESHOLD = 10_000
 """New objects after which the collector looks for cycles among them; Python's own 700 come with each wave of calls."""
-INLINE_BELOW_S = 0.001
-"""Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
-thread competes with the loop for the interpreter anyway. Longer ones would keep the loop from reading."""
-INLINE_SHARE = 0.8
-"""Share of the best images per second that batches short enough for the event loop must reach to stay there."""
 
 
 class Server:
@@ -74,7 +67,13 @@ class Server:
         self._stop = asyncio.Event()
         self._metrics = Metrics(board)
         self._metrics.ready(lambda: board.is_ready)
-        self._registry = Registry(config.default_model, self._make_served)
+        self._tracing = _tracing()
+
+        def offer(package: Package, images: Sequence[Images]) -> None:
+            self._trials.offer(package, images)
+
+        self._serving = Serving(config, self._metrics, self._tracing, offer)
+        self._registry = Registry(config.default_model, self._serving)
 
         def shown(trial: Trial, totals: Totals) -> None:
             self._metrics.shadow(trial, totals)
@@ -92,11 +91,9 @@ class Server:
         self._ever_served: set[str] = set()
         self._port = 0
         self._background: list[asyncio.Task[None]] = []
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._health = health.aio.HealthServicer()
         self._transport = transport.make(config)
         self._access = Access(config, self._metrics)
-        self._tracing = _tracing()
         observer: Observer | None = self._tracing.rpc if self._tracing else None
         if config.access_log_sample:
             observer = access_log(config.access_log_sample, observer)
@@ -218,43 +215,13 @@ class Server:
         is_finished = await self._transport.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
         self._registry.close()
-        self._executor.shutdown()
+        self._serving.close()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
         self._heart.cancel()
         self._board.beat()  # what the gauges say at last
         log.info("drained", extra={"is_finished": is_finished})
         return 0 if is_finished else 1
-
-    def _make_served(self, package: Package) -> ServedModel:
-        cost = package.cost
-        size = self._config.max_batch_size or cost.best_batch_size(INLINE_BELOW_S)
-        is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
-        if not is_inline and not self._config.max_batch_size:
-            size = cost.best_batch_size()
-        predicted = self._metrics.predicted(package)
-
-        def run(images: Sequence[Images]) -> Predictions:
-            predictions = package.engine.predict(images)
-            self._trials.offer(package, images)
-            predicted(predictions)
-            return predictions
-
-        make: Any = Batcher
-        if self._tracing:
-            make = self._tracing.batcher(f"{package.name}/{package.version}")
-        batcher: Batcher[Images, Predictions] = make(
-            run,
-            max_batch_size=size,
-            max_queue=self._config.max_queue,
-            max_rows=self._config.max_rows,
-            cost=cost,
-            max_wait_s=self._config.max_wait_s,
-            executor=None if is_inline else self._executor,
-            expect=Crowd(self._config.cpus),
-            on_batch=self._metrics.batch(package.name),
-        )
-        return ServedModel(package, batcher, self._metrics.serving(package, lambda: batcher.waiting_rows))
 
 
 def _tracing() -> Tracing | None:

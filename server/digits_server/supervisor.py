@@ -47,18 +47,14 @@ def supervise(config: Config) -> int:
         SettingRefused: A setting can't work here, such as a port that is in use.
     """
     try:
-        return asyncio.run(_supervise(config))
+        return asyncio.run(Supervisor(config).run())
     except GaveUp as error:
         log.critical("gave up", extra={"reason": str(error)})
         return 1
 
 
-async def _supervise(config: Config) -> int:
-    return await Supervisor(config).run()
-
-
 class Supervisor:
-    """Keeps `config.workers` processes serving. Make it on the event loop that will run it.
+    """Keeps `config.workers` processes serving.
 
     Args:
         config: The settings.
@@ -186,11 +182,8 @@ class Supervisor:
         for child in children:
             child.tell("drain")
         ended: asyncio.Future[list[int]] = asyncio.gather(*(child.ended for child in children))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.grace_s + DRAIN_S):
-                end_now = asyncio.create_task(self._end_now.wait())
-                either: set[asyncio.Future[Any]] = {ended, end_now}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {ended, asyncio.create_task(self._end_now.wait())}
+        await asyncio.wait(either, timeout=self._config.grace_s + DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             log.error("ended before the drain was over", extra={"worker_pids": list(self._children)})
             return 1
