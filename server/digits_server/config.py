@@ -1,12 +1,15 @@
-"""What can be set, with the defaults. Parsing and help texts are the command line's business."""
+"""What can be set: each setting with its default, what is allowed, and what it is for."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import click
 
 
 class SettingRefused(Exception):
@@ -26,80 +29,144 @@ class SettingRefused(Exception):
         return f"{self.flag}: {self.reason}"
 
 
+class Workers(click.ParamType[int]):
+    """A number of processes, or `auto`, which is 0."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        return 0 if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
+
+
+class Milliseconds(click.FloatRange):
+    """A number of milliseconds; gives seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        return super().convert(value, param, ctx) / 1000
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many CPUs this process may keep busy, by affinity and cgroup quota (v2 or v1); at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return affinity if quota is None else max(1, min(affinity, quota))
+
+
+def _quota(cgroup: Path) -> int | None:
+    """Return the whole CPUs that the cgroup mounted at `cgroup` grants; None: no limit."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+        except (OSError, ValueError):
+            continue
+        return None if quota in {"max", "-1"} else int(quota) // int(period)
+    return None
+
+
+def setting(value: Any, help: str, type: Any = None, **option: Any) -> Any:  # noqa: A002 - click's names
+    """Return a field with a default; `option` is what else click should know, and the `flag` if it is not the name."""
+    return field(default=value, metadata={"help": help, "type": type, "default": value, **option})
+
+
+def switch(help: str) -> Any:  # noqa: A002 - as above
+    """Return a field that is off by default."""
+    return setting(value=False, help=help, is_flag=True)
+
+
+PORT = click.IntRange(0, 65535)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+SHARE = click.FloatRange(0, 1)
+COUNT = click.IntRange(1)
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of one server; each is a flag and an environment variable of `digits-server`."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: int = 50051
-    """Port of the gRPC services; 0 takes a free one."""
-    metrics_host: str = "127.0.0.1"
-    """Address of the metrics and probe pages."""
-    metrics_port: int = 9464
-    """Port of the metrics and probe pages; 0 takes a free one."""
-    models: Path = Path("models")
-    """Folder of model packages: `<name>/<version>/model.onnx`."""
-    workers: int = 1
-    """Processes that share the port; more than one are looked after by a supervisor."""
-    transport: str = "auto"
-    """What carries RPCs: `grpcio`, `native`, or `auto`."""
-    default_model: str = "digits-mlp"
-    """Model that answers requests that name none."""
-    max_batch_size: int | None = None
-    """Most images run at once; None: measured for each model."""
-    max_wait_s: float = 0.0
-    """How long a first image may wait for company; 0 lets a lone request run at once."""
-    max_queue: int = 4096
-    """Most images waiting for one model."""
-    max_rows: int = 4096
-    """Most images of one request."""
-    max_message_bytes: int = 4 * 1024 * 1024
-    """Largest request or answer."""
-    max_metadata_bytes: int = 16 * 1024
-    """Most metadata of a call."""
-    max_streams: int = 1024
-    """Most calls at once on one connection."""
-    max_connections: int | None = None
-    """Most connections at once; None: what the transport takes, see transport.py."""
-    max_connection_age_s: float | None = None
-    """How long a connection lasts before its client is sent to connect anew; None: as the transport does."""
-    max_idle_s: float | None = None
-    """How long a connection may be without calls; None: as long as it likes."""
-    min_ping_interval_s: float | None = None
-    """How often a client may ping; None: as the transport does."""
-    channelz: bool = False
-    """Whether to tell operators about connections, in `grpc.channelz.v1.Channelz`."""
-    tls_cert: Path | None = None
-    """Certificate chain, PEM; None: plain text."""
-    tls_key: Path | None = None
-    """Its private key, PEM."""
-    tls_client_ca: Path | None = None
-    """Authorities whose certificates clients must show, PEM; None: clients need none."""
-    token_file: Path | None = None
-    """Who may call what, TOML; None: everybody everything."""
-    allow_plain_tokens: bool = False
-    """Whether tokens may travel unencrypted from other machines."""
-    inference_threads: int = 1
-    """Threads of one onnxruntime session."""
-    reload_s: float = 1.0
-    """Time between looks at the models folder; 0: only at SIGHUP."""
-    strict_readiness: bool = False
-    """Whether any refused package keeps a server that starts from becoming ready."""
-    shadow: bool = False
-    """Whether a new version first answers a copy of live requests, and must show that it may take over."""
-    shadow_images: int = 1000
-    """Images that it is judged by."""
-    shadow_agreement: float = 0.98
-    """Least share of them for which it must give the digit that the version before it gives."""
-    shadow_cost: float = 1.5
-    """Most CPU time it may take, over that of the version before it."""
-    grace_s: float = 20.0
-    """How long requests in flight may take to finish after SIGTERM."""
-    log_level: str = "info"
-    """Least severe level that is logged."""
-    access_log_sample: float = 0.0
-    """Share of the RPCs that are logged."""
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(50051, "Port of the gRPC services; 0 takes a free one.", PORT)
+    metrics_host: str = setting("127.0.0.1", "Address of /metrics, /healthz and /readyz.")
+    metrics_port: int = setting(9464, "Their port; 0 takes a free one.", PORT)
+    models: Path = setting(Path("models"), "Folder of model packages, <name>/<version>/.", FOLDER)
+    default_model: str = setting("digits-mlp", "Model for requests that name none.")
+    workers: int = setting(
+        1,
+        "Processes that share the port; auto: as many as there are CPUs for their inference threads.",
+        Workers(),
+        default="auto",
+    )
+    transport: str = setting(
+        "auto",
+        "What carries RPCs: grpcio, or native (pygrpc-native: several times faster, an extra); auto: grpcio.",
+        click.Choice(["auto", "grpcio", "native"]),
+    )
+    max_batch_size: int | None = setting(
+        None,
+        "Most images run at once.  [default: measured at load, where images/s stop growing]",
+        click.IntRange(1, 65536),
+    )
+    max_wait_s: float = setting(
+        0.0,
+        "How long a first image may wait for company; 0: a lone request runs at once.",
+        Milliseconds(0, 10_000),
+        flag="--max-wait-ms",
+    )
+    max_queue: int = setting(4096, "Most images waiting for one model.", COUNT)
+    max_rows: int = setting(4096, "Most images of one request.", COUNT)
+    max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
+    max_metadata_bytes: int = setting(16 * 1024, "Most metadata of a call.", click.IntRange(1024, 1024**2))
+    max_streams: int = setting(1024, "Most calls at once on a connection.", click.IntRange(1, 65536))
+    max_connections: int | None = setting(
+        None, "Most connections at once.  [default: 1000; native has no limit]", click.IntRange(1, 2**31 - 1)
+    )
+    max_connection_age_s: float | None = setting(
+        None,
+        "How long a connection lasts before its client must connect anew.  [default: 300; native has no limit]",
+        click.FloatRange(1, 10**6),
+    )
+    max_idle_s: float | None = setting(
+        None,
+        "How long a connection may be without calls.  [default: as long as it likes]",
+        click.FloatRange(0.1, 10**6),
+    )
+    min_ping_interval_s: float | None = setting(
+        None,
+        "Who pings more often is disconnected.  [default: 0.5; native does not mind]",
+        click.FloatRange(0.001, 10**6),
+    )
+    channelz: bool = switch("Serve grpc.channelz.v1: which connections there are, and what goes over them.")
+    tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Read again when it changes.", FILE)
+    tls_key: Path | None = setting(None, "Its private key, PEM.", FILE)
+    tls_client_ca: Path | None = setting(None, "Clients must show a certificate of these authorities, PEM.", FILE)
+    token_file: Path | None = setting(None, "Bearer tokens and what they allow, TOML: see docs/security.md.", FILE)
+    allow_plain_tokens: bool = switch("Take tokens over plain text from other machines, where something else encrypts.")
+    inference_threads: int = setting(
+        1,
+        "Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
+        click.IntRange(1, available_cpus()),
+    )
+    reload_s: float = setting(1.0, "Time between looks at the models folder; 0: only at SIGHUP.", click.FloatRange(0))
+    strict_readiness: bool = switch(
+        "Become ready only when every package in the folder is good; without, serve those that are, or end."
+    )
+    shadow: bool = switch("Let a new version answer a copy of live requests first, and show that it is good.")
+    shadow_images: int = setting(1000, "Images to judge it by.", COUNT)
+    shadow_agreement: float = setting(
+        0.98, "Least share of them for which it must give the digit that the version before it gives.", SHARE
+    )
+    shadow_cost: float = setting(
+        1.5, "Most CPU time it may take, over that of the version before it.", click.FloatRange(0, min_open=True)
+    )
+    grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
+    log_level: str = setting(
+        "info",
+        "Least severe level to log, as JSON lines on standard error.",
+        click.Choice(["debug", "info", "warning", "error"]),
+    )
+    access_log_sample: float = setting(0.0, "Share of the calls that get a line in the log.", SHARE)
 
     @property
     def cpus(self) -> int:
@@ -122,21 +189,3 @@ def wants_traces(environment: Mapping[str, str]) -> bool:
         environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none"
     )
     return any(map(environment.get, names)) and not is_off
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many CPUs this process may keep busy, by affinity and cgroup quota (v2 or v1); at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return affinity if quota is None else max(1, min(affinity, quota))
-
-
-def _quota(cgroup: Path) -> int | None:
-    """Return the whole CPUs that the cgroup mounted at `cgroup` grants; None: no limit."""
-    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        try:
-            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
-        except (OSError, ValueError):
-            continue
-        return None if quota in {"max", "-1"} else int(quota) // int(period)
-    return None
