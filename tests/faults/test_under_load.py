@@ -67,6 +67,23 @@ def test_rolling_restarts_lose_no_call(start, saw):
     assert server.stop() == 0
 
 
+def test_old_connections_are_made_anew(start, saw, transport):
+    """A connection ends at its age while calls go on over it: its client connects again, and no call fails."""
+    if transport == "native":
+        pytest.skip("native ends no connections, and refuses the setting: tests/server/test_command.py")
+    server = start("--max-connection-age-s=1")
+    states = []
+    with grpc.insecure_channel(server.address) as channel:
+        channel.subscribe(states.append, try_to_connect=True)
+        stub = pb_grpc.DigitClassifierStub(channel)
+        request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
+        with Traffic(server.address, bare=4) as traffic:
+            while states.count(grpc.ChannelConnectivity.READY) < 3:
+                assert list(stub.Classify(request, timeout=20).digits) == [6]
+    saw(traffic)
+    assert server.stop() == 0
+
+
 def test_killed_worker_costs_only_its_calls(start, saw):
     """SIGKILL under load: who was being answered by the dead worker is told UNAVAILABLE, everybody else is answered."""
     server = start()
