@@ -63,29 +63,6 @@ def test_killed_worker_is_replaced_and_its_numbers_stay(start):
     assert server.stop() == 0
 
 
-def test_hung_worker_is_replaced(start):
-    """A worker whose event loop stands still is killed and replaced; the other one serves on, untouched."""
-    server = start()
-    hung, other = server.workers()
-    os.kill(hung, signal.SIGSTOP)
-    wait_until(lambda: server.metric('digits_worker_restarts_total{reason="hung"}') == 1)
-    wait_until(lambda: len(server.workers()) == 2)
-    assert not alive(hung)
-    assert other in server.workers()
-    assert server.stop() == 0
-
-
-def test_worker_asked_to_end_is_replaced(start):
-    """SIGTERM to one worker drains it; its place is filled at once."""
-    server = start()
-    asked, other = server.workers()
-    os.kill(asked, signal.SIGTERM)
-    wait_until(lambda: not alive(asked) and len(server.workers()) == 2)
-    assert other in server.workers()
-    assert server.metric('digits_worker_restarts_total{reason="asked"}') == 1
-    assert server.stop() == 0
-
-
 def test_workers_end_with_their_supervisor(start):
     """When the supervisor is killed, its workers drain and are gone."""
     server = start()
