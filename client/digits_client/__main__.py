@@ -41,7 +41,11 @@ def option(flag: str, *name: str, **settings: Any) -> Callable[[CommandT], Comma
 def server_options(command: CommandT) -> CommandT:
     """Add what every command needs to find its server: the arguments of `connected`."""
     pem = click.Path(exists=True, dir_okay=False)
-    for add in (
+    for add in (  # the last is listed first
+        option("--tls-key", type=pem, help="Its private key, PEM."),
+        option("--tls-cert", type=pem, help="Own certificate, PEM, for servers that ask who calls."),
+        option("--tls-ca", type=pem, help="Encrypt, and trust the authorities in this PEM file."),
+        option("--token", default="", help="Bearer token to send."),
         option(
             "--timeout-s",
             type=click.FloatRange(0, min_open=True),
@@ -50,10 +54,6 @@ def server_options(command: CommandT) -> CommandT:
             help="Seconds to wait for an answer.",
         ),
         option("--server", default=DEFAULT_SERVER, show_default=True, help="Where the server is, host:port."),
-        option("--token", default="", help="Bearer token to send."),
-        option("--tls-ca", type=pem, help="Encrypt, and trust the authorities in this PEM file."),
-        option("--tls-cert", type=pem, help="Own certificate, PEM, for servers that ask who calls."),
-        option("--tls-key", type=pem, help="Its private key, PEM."),
     ):
         command = add(command)
     return command
