@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from digits_export.data import CLASSES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from digits_export.data import Floats
     from digits_export.recipe import Layer, Network
 
-CLASSES = 10
 FILES = ("model.keras", "model.h5")
 BATCH_NORM_MOMENTUM = 0.95  # averages over some 20 batches: Keras' 0.99 lags behind weights that still move fast
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from digits_export import calibration, convert
-from digits_export.data import Floats, Images, Split, to_vectors
+from digits_export.data import CLASSES, Floats, Images, Split, to_vectors
 from digits_export.deform import STRIP, Deformation, deform
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from digits_export.recipe import Recipe, Targets
-
-CLASSES = 10
 
 Batch = tuple[Floats, Any]  # (n, 784) in [0, 1]; (n, 10) float32 targets or (n,) int64 labels
 Block = tuple[Images, Any]  # (n, 28, 28) uint8 and their targets

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,6 +198,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if hint is float and type(value) is int:
         value = float(value)
-    kind: type = hint if not isinstance(hint, types.UnionType) else object
-    _require(type(value) is kind, where, value, f"a value of type {kind.__name__}")
+    _require(type(value) is hint, where, value, f"a value of type {hint.__name__}")
     return value

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from digits_export import models
-from digits_export.pipeline import CLASSES, Pipeline
+from digits_export.data import CLASSES
+from digits_export.pipeline import Pipeline
 from digits_export.recipe import RecipeError
 
 if TYPE_CHECKING:
