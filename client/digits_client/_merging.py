@@ -103,8 +103,6 @@ class Merging:
         for waiting in self._waiting:
             while waiting:
                 waiting.popleft().fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
-        if self._patience:
-            self._patience.cancel()
 
     def _depart(self, *, is_forced: bool = False) -> None:
         """Send what may go; if forced, one group more."""
@@ -125,12 +123,8 @@ class Merging:
         """Return the calls that go next, none if none wait. Both forms get their turn, whatever the other's number."""
         self._turn ^= 1
         for waiting in (self._waiting[self._turn], self._waiting[self._turn ^ 1]):
-            group: list[Call] = []
-            while waiting and len(group) < MERGED_IMAGES:
-                if not (call := waiting.popleft()).is_over():
-                    group.append(call)
-            if group:
-                return group
+            if waiting:
+                return [waiting.popleft() for _ in range(min(len(waiting), MERGED_IMAGES))]
         return []
 
     def _arrive(self, task: asyncio.Task[None]) -> None:
@@ -144,7 +138,7 @@ class Merging:
 
     async def _travel(self, calls: list[Call]) -> None:
         calls = [call for call in calls if not call.is_over()]
-        if not calls:  # of a half that is asked again: they have left in the meantime
+        if not calls:  # they have left in the meantime
             return
         request = _wire.request(self._options, b"".join([call.data for call in calls]), is_float=calls[0].is_float)
         latest = max(call.deadline for call in calls)  # each caller's own deadline has its own timer

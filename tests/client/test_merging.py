@@ -215,6 +215,37 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting():
     assert [type(error) for error in errors] == [ZeroDivisionError] * 2
 
 
+async def test_groups_are_bounded_and_both_forms_get_their_turn(monkeypatch):
+    """At most 256 images travel as one, floats are not kept waiting by ever more bytes; patience sends one group."""
+    monkeypatch.setattr("digits_client._merging.PATIENCE_S", 1000)
+    sizes, gates = [], []
+
+    async def ask(request, _timeout_s):
+        sizes.append(len(request) // 784)
+        gates.append(asyncio.get_running_loop().create_future())
+        return await gates[-1]
+
+    merging = Merging(ask, b"", lanes=1)
+    deadline = asyncio.get_running_loop().time() + 20
+    images = [BLANK.tobytes()] * 258 + [bytes(4 * 784)]
+    calls = [
+        asyncio.create_task(merging.classify(data, deadline, is_float=len(data) > 784))
+        for data in [*images, BLANK.tobytes()]
+    ]
+    await until(lambda: sizes)
+    assert sizes == [4]  # a float has the bytes of four
+    merging._lose_patience()
+    await until(lambda: len(sizes) > 1)
+    assert sizes == [4, 256]
+    for gate in gates[:]:
+        gate.set_exception(ZeroDivisionError())
+    await until(lambda: len(sizes) > 2)
+    assert sizes == [4, 256, 3]
+    gates[2].set_exception(ZeroDivisionError())
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} == {ZeroDivisionError}
+
+
 async def test_those_who_left_are_not_asked_for_again():
     """When a refused request is halved, only images that somebody still waits for are sent again."""
     sizes, calls = [], []

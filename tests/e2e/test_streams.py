@@ -125,6 +125,20 @@ def test_cancelled_streams_leave_nothing_behind(server, channel, stub):
     assert [line for line in server.log.splitlines() if json.loads(line)["level"] == "ERROR"] == []
 
 
+def test_a_cancelled_stream_takes_its_images_along(toy_models, tmp_path, transport):
+    """What a stream has in work when its caller leaves is never run: the window of messages, and those around it."""
+    flags = ["--default-model=toy-b", f"--transport={transport}", "--max-wait-ms=10000", "--max-batch-size=1024"]
+    server = start_server(toy_models, tmp_path, *flags)
+    with grpc.insecure_channel(server.address) as channel:
+        call = pb_grpc.DigitClassifierStub(channel).ClassifyStream(message() for _ in range(200))
+        # 128 in the window, one whose answer is awaited, one for which there is no room.
+        wait_until(lambda: server.metric("digits_queue_depth{") == 130)
+        call.cancel()
+        wait_until(lambda: server.metric("digits_queue_depth{") == 0)
+    assert server.metric("digits_predictions_total") == 0
+    assert server.stop() == 0
+
+
 def test_a_stream_waits_for_itself_instead_of_filling_the_queue(toy_models, tmp_path, transport):
     """One caller's stream of large messages gets answers, not RESOURCE_EXHAUSTED, and leaves the queue some room."""
     # Batches wait for company, so that there is time to read more than the queue would hold.
@@ -137,10 +151,12 @@ def test_a_stream_waits_for_itself_instead_of_filling_the_queue(toy_models, tmp_
     assert server.stop() == 0
 
 
-def test_who_sends_and_never_reads_is_bounded(server, channel, stub):
+@pytest.mark.parametrize("data", [message(images=100).SerializeToString(), b"\xff" * 78_400], ids=["images", "garbage"])
+def test_who_sends_and_never_reads_is_bounded(server, transport, channel, stub, data):
     """A caller who takes no answers can't send on for ever, nor cost memory; others are served; reading, it goes on."""
+    if transport == "native" and data[:1] == b"\xff":
+        pytest.skip("native holds 4 MB of answers, 50,000 of these: see docs/security.md")
     sent = 0
-    data = message(images=100).SerializeToString()
 
     def endless():
         nonlocal sent
@@ -161,6 +177,6 @@ def test_who_sends_and_never_reads_is_bounded(server, channel, stub):
     assert server.memory_mb - before_mb < 64
     stuck_at = sent
     for _ in range(stuck_at + 100):
-        assert len(outcome(next(call))) == 100
+        assert len(outcome(next(call))) in {100, len("INVALID_ARGUMENT")}
     assert sent > stuck_at
     call.cancel()
