@@ -61,12 +61,6 @@ REFERENCE = Family(
     (*_MODEL, "feature", "bucket"),
     across="max",
 )
-DRIFT = Family(
-    "gauge",
-    "digits_input_drift",
-    "Population stability index of the images of late against the training images; above 0.25 they differ.",
-    (*_MODEL, "feature"),
-)
 DEPTH = Family("gauge", "digits_queue_depth", "Images waiting.", _VERSION)
 INFO = Family("gauge", "digits_model_info", "1 for a version that serves.", _VERSION, across="max")
 GAIN = Family(
@@ -88,23 +82,12 @@ SHADOW_SECONDS = Family(
 )
 READY = Family("gauge", "digits_workers_ready", "Processes that serve.")
 RESTARTS = Family("counter", "digits_worker_restarts", "Workers replaced, by reason.", ("reason",))
-FAMILIES = (
-    *(
-        HANDLED,
-        HANDLING,
-        REJECTED,
-        SECRETS,
-        HANDSHAKES,
-        QUEUE,
-        INFERENCE,
-        SIZE,
-        BATCHES,
-        UNWANTED,
-        PREDICTIONS,
-        CONFIDENCE,
-        INK,
-    ),
-    *(REFERENCE, EXPIRY, DEPTH, INFO, GAIN, REFUSED, UNREADABLE, READY, RESTARTS),
-    *(SHADOW_IMAGES, SHADOW_AGREED, SHADOW_VARIATION, SHADOW_SECONDS),
+FAMILIES = tuple(family for family in list(vars().values()) if isinstance(family, Family))
+"""All that boards hold, in the order of the page."""
+DRIFT = Family(
+    "gauge",
+    "digits_input_drift",
+    "Population stability index of the images of late against the training images; above 0.25 they differ.",
+    (*_MODEL, "feature"),
 )
-"""All that boards hold, in the order of the page; `DRIFT` is worked out of them."""
+"""Worked out of them."""
