@@ -11,13 +11,15 @@ from collections.abc import Callable, Coroutine
 from multiprocessing.connection import Connection
 from typing import Any
 
+import uvloop
+
 from digits_server import logs, metrics
 from digits_server.app import Server
 from digits_server.board import Board
 from digits_server.boards import Boards
 from digits_server.config import Config, SettingRefused
 from digits_server.errors import ModelRefused
-from digits_server.pages import Pages, Ready
+from digits_server.pages import Pages
 from digits_server.trial import Judge, Totals, Trial
 
 SILENT_S = 2.0
@@ -65,10 +67,7 @@ def main(channel: Connection, board_file: int) -> int:
         server = Server(config, board, lambda *shown: channel.send(("trial", shown)), verdicts)
         loop = asyncio.get_running_loop()
         threading.Thread(target=_obey, args=(channel, server, loop, config), name="channel", daemon=True).start()
-        return await server.run(ready, lambda: channel.send(("draining", None)))
-
-    def ready(ready: Ready) -> None:
-        channel.send(("ready", ready))
+        return await server.run(lambda ready: channel.send(("ready", ready)), lambda: channel.send(("draining", None)))
 
     try:
         return _run(serve())
@@ -96,18 +95,10 @@ def _obey(channel: Connection, server: Server, loop: asyncio.AbstractEventLoop, 
 
 def _run(serve: Coroutine[Any, Any, int]) -> int:
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve)
     except ModelRefused as error:
         raise SettingRefused("--models", str(error)) from error
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop  # noqa: PLC0415 - not available on Windows
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":
