@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import hashlib
 import re
 import selectors
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 
 sys.path.insert(0, str(Path(__file__).parent))  # for packages.py, which is not a test
 
@@ -167,4 +169,19 @@ def server(toy_models, tmp_path_factory, transport) -> Iterator[ServerProcess]:
     flags = ["--default-model=toy-b", f"--transport={transport}"]
     server = start_server(toy_models, tmp_path_factory.mktemp("server"), *flags)
     yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def guarded(toy_models, tmp_path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """A server of mTLS and tokens: its address, flags that know it and bear a token, and those of a certificate."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    (tmp_path / "tokens.toml").write_text(f'[me]\nsha256 = "{digest}"\nscopes = ["classify"]\n')
+    pair = [f"--tls-cert={tmp_path}/both.pem", f"--tls-key={tmp_path}/both.pem"]
+    flags = ["--default-model=toy-b", f"--tls-client-ca={tmp_path}/ca.pem", f"--token-file={tmp_path}/tokens.toml"]
+    server = start_server(toy_models, tmp_path, *flags, *pair)
+    yield f"localhost:{server.address.rpartition(':')[2]}", [f"--tls-ca={tmp_path}/ca.pem", "--token=secret"], pair
     assert server.stop() == 0

@@ -1,13 +1,10 @@
 """The command `digits`, as its user meets it."""
 
-import hashlib
 import json
 import re
 
 import pytest
-import trustme
 from click.testing import CliRunner
-from conftest import start_server
 from packages import image_of
 from PIL import Image
 
@@ -137,30 +134,15 @@ def test_watch_ends_with_ctrl_c(monkeypatch):
     assert CliRunner().invoke(main, ["watch"]).exit_code == 0
 
 
-def test_servers_that_ask_who_calls(toy_models, tmp_path):
+def test_servers_that_ask_who_calls(guarded):
     """Authority, certificate, key and token open a server that asks for them; half of a pair is refused."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    digest = hashlib.sha256(b"secret").hexdigest()
-    (tmp_path / "tokens.toml").write_text(f'[me]\nsha256 = "{digest}"\nscopes = ["classify"]\n')
-    ca, cert, key = (
-        f"--tls-client-ca={tmp_path}/ca.pem",
-        f"--tls-cert={tmp_path}/both.pem",
-        f"--tls-key={tmp_path}/both.pem",
-    )
-    tokens = f"--token-file={tmp_path}/tokens.toml"
-    server = start_server(toy_models, tmp_path, "--default-model=toy-b", ca, cert, key, tokens)
-    address = f"localhost:{server.address.rpartition(':')[2]}"
-    command = ["models", "--server", address, f"--tls-ca={tmp_path}/ca.pem", "--token=secret"]
-    result = CliRunner().invoke(main, [*command, cert, key])
-    assert "toy-b/1  serving, default" in result.output
+    address, flags, pair = guarded
+    command = ["models", "--server", address, *flags]
+    assert "toy-b/1  serving, default" in CliRunner().invoke(main, [*command, *pair]).output
     assert CliRunner().invoke(main, [*command, "--timeout-s=2"]).exit_code == 1
-    result = CliRunner().invoke(main, [*command, cert])
+    result = CliRunner().invoke(main, [*command, pair[0]])
     assert result.exit_code == 2
     assert "certificate and key both or neither" in result.output
-    assert server.stop() == 0
 
 
 def test_completion():

@@ -1,15 +1,12 @@
 """The command `digits-web`, as its user meets it."""
 
-import hashlib
 import socket
 import subprocess
 import sys
 
 import httpx
 import pytest
-import trustme
 from click.testing import CliRunner
-from conftest import start_server
 from gateways import start_gateway
 
 from digits_web.__main__ import main
@@ -42,23 +39,14 @@ def test_bad_settings_are_named(arguments, variables, words):
     assert words in result.output
 
 
-def test_servers_that_ask_who_calls(toy_models, tmp_path):
+def test_servers_that_ask_who_calls(guarded):
     """With authority, certificate, key and token the gateway is let in; half of a pair is refused at the start."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
-    digest = hashlib.sha256(b"secret").hexdigest()
-    (tmp_path / "tokens.toml").write_text(f'[web]\nsha256 = "{digest}"\nscopes = ["classify"]\n')
-    ca, cert, key = (f"--tls-{name}={tmp_path}" for name in ("ca", "cert", "key"))
-    both = f"{cert}/both.pem", f"{key}/both.pem"
-    flags = ["--default-model=toy-b", f"--tls-client-ca={tmp_path}/ca.pem", f"--token-file={tmp_path}/tokens.toml"]
-    server = start_server(toy_models, tmp_path, *flags, *both)
-    address = f"--server=localhost:{server.address.rpartition(':')[2]}"
-    gateway = start_gateway(address, f"{ca}/ca.pem", *both, "--token=secret", "--timeout-s=20")
+    address, flags, pair = guarded
+    gateway = start_gateway(f"--server={address}", *flags, *pair, "--timeout-s=20")
     body = {"content": bytes(784), "headers": {"content-type": "application/octet-stream"}}
     assert httpx.post(f"{gateway.url}/api/classify", **body, timeout=30).json()["model"] == "toy-b"
-    assert gateway.stop() == server.stop() == 0
-    result = CliRunner().invoke(main, [both[0]])
+    assert gateway.stop() == 0
+    result = CliRunner().invoke(main, [pair[0]])
     assert result.exit_code == 2
     assert "certificate and key both or neither" in result.output
 
