@@ -128,8 +128,10 @@ def main(
     """
     tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
     config = Config(tls=tls, **settings)
+    logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
+    traced = _tracing()  # before there is a client, which else makes no spans
     try:
-        app = create_app(config)
+        app = traced(create_app(config))
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     try:
@@ -138,11 +140,10 @@ def main(
     except OSError as error:
         raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error}") from error
 
-    logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
     place = f"[{host}]" if family == socket.AF_INET6 else host
     gateway = Gateway(
         uvicorn.Config(
-            _traced(app),
+            app,
             log_config=None,
             log_level=log_level,
             timeout_graceful_shutdown=grace_s,
@@ -157,21 +158,21 @@ def main(
     gateway.run(sockets=[listener])
 
 
-def _traced(app: ASGIApp) -> ASGIApp:
-    """Return the application with spans, if OpenTelemetry's own variables say where to send them."""
+def _tracing() -> Callable[[ASGIApp], ASGIApp]:
+    """Trace, if OpenTelemetry's own variables say where to; return what gives an application spans, or does nothing."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     is_off = (
         os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
     )
     if is_off or not any(map(os.environ.get, names)):
-        return app
+        return lambda app: app
     try:
-        from digits_web.tracing import traced  # noqa: PLC0415 - an optional dependency
+        from digits_web.tracing import set_up  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise click.UsageError(
             f"OTEL_EXPORTER_OTLP_ENDPOINT: sending traces needs OpenTelemetry: digits-web[otel] ({error})"
         ) from error
-    return traced(app)
+    return set_up()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -18,8 +19,8 @@ from opentelemetry.util.http import ExcludeList
 from starlette.types import ASGIApp
 
 
-def traced(app: ASGIApp) -> ASGIApp:
-    """Return the application with a span around each request; those under way when the process ends are sent then."""
+def set_up() -> Callable[[ASGIApp], ASGIApp]:
+    """Trace from now on, to the end of the process; return what puts a span around each request of an application."""
     os.environ.setdefault("OTEL_SERVICE_NAME", "digits-web")
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     provider = TracerProvider()
@@ -27,7 +28,9 @@ def traced(app: ASGIApp) -> ASGIApp:
     trace.set_tracer_provider(provider)  # where digits_client finds it
     for handler in logging.getLogger().handlers:
         handler.addFilter(_add_trace)
-    return OpenTelemetryMiddleware(app, excluded_urls=ExcludeList(["/healthz"]), exclude_spans=["receive", "send"])
+    return lambda app: OpenTelemetryMiddleware(
+        app, excluded_urls=ExcludeList(["/healthz"]), exclude_spans=["receive", "send"]
+    )
 
 
 def _add_trace(record: logging.LogRecord) -> bool:
