@@ -35,8 +35,8 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_queue: Most rows waiting; one more is refused.
         max_rows: Most rows of one request.
         cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
-        expect: Told how many requests each batch held, why it ran, and how many requests are in flight; returns how
-            many to wait for before the next one.
+        expect: Told how many callers each batch answers, why it runs, and how many are in flight; returns how many
+            to wait for before the next one.
             Not asked where there is an executor: the next batch forms during the run of the one before.
         max_wait_s: Instead of that, how long the first row waits for a full batch.
         executor: Where to run batches that are too long for the event loop.
@@ -59,7 +59,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
         self._max_queue = max_queue
         self._max_rows = max_rows
         self._cost = cost
@@ -73,9 +73,9 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._waiting: Queue[RowsT, AnswersT] = Queue(clock)
         self._expected = 1
         self.in_flight = 0
-        """Requests admitted and not released."""
+        """Callers whose requests are admitted and not released."""
         self._is_urgent = False  # somebody's deadline does not allow to wait for others
-        self._joined = 0  # requests that waited when the hold timer was set
+        self._joined = 0  # callers who waited when the hold timer was set
         self._hold_timer: asyncio.TimerHandle | None = None
         self._is_due = False  # `_form` is about to be called
         self._is_running = False  # a batch is in the executor
@@ -115,6 +115,8 @@ class Batcher(Generic[RowsT, AnswersT]):
     def admit(self, job: Job[RowsT, AnswersT]) -> None:
         """Take a request in, as `submit` does, and return at once; whoever asked must release it, once.
 
+        Of one that has several callers, the rows are theirs in turn.
+
         Raises:
             QueueFull, DeadlineTooShort, Draining: As `submit`.
         """
@@ -141,11 +143,11 @@ class Batcher(Generic[RowsT, AnswersT]):
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
                 self._waiting.watch(deadline)
-        self.in_flight += 1
+        self.in_flight += job.callers
 
     def release(self, job: Job[RowsT, AnswersT]) -> None:
         """Forget a request: its caller has the answer, or leaves, and then its rows leave the queue too."""
-        self.in_flight -= 1
+        self.in_flight -= job.callers
         if job.result is None:
             job.result = asyncio.CancelledError()
             self._waiting.withdraw(job)
@@ -154,9 +156,9 @@ class Batcher(Generic[RowsT, AnswersT]):
         """See to it that a batch forms when one should."""
         if self._is_running or self._is_due or not self._waiting.jobs:
             return  # if one is running, its end wakes us again
-        if self._waiting.rows >= self._max_batch_size:
+        if self._waiting.rows >= self.max_batch_size:
             self._form_soon("full")
-        elif self._is_urgent or (len(self._waiting.jobs) >= self._expected and not self._max_wait_s):
+        elif self._is_urgent or (self._waiting.callers >= self._expected and not self._max_wait_s):
             self._form_soon("joined")
         elif self._hold_timer is None:
             self._hold()
@@ -167,14 +169,14 @@ class Batcher(Generic[RowsT, AnswersT]):
         if left_s <= 0:
             self._form_soon("wait")
         else:
-            self._joined = len(self._waiting.jobs)
+            self._joined = self._waiting.callers
             self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
 
     def _hold_over(self) -> None:
         self._hold_timer = None
         if self._is_running or self._is_due or not self._waiting.jobs:
             return
-        if len(self._waiting.jobs) == self._joined and not self._max_wait_s:
+        if self._waiting.callers == self._joined and not self._max_wait_s:
             self._form_soon("quiet")
         else:
             self._hold()
@@ -188,14 +190,15 @@ class Batcher(Generic[RowsT, AnswersT]):
         """Take the oldest rows that fit in one batch, and run them."""
         self._is_due = self._is_urgent = False
         start = self._clock()
-        batch = self._waiting.take(self._max_batch_size, start)
+        batch = self._waiting.take(self.max_batch_size, start)
         if not batch:
             self._wake()
             return
-        if self._waiting.jobs or sum([size for _, _, size in batch]) == self._max_batch_size:
+        if self._waiting.jobs or sum([size for _, _, size in batch]) == self.max_batch_size:
             release = "full"
         if self._executor is None:
-            self._expected = self._expect(len(batch), release, self.in_flight)
+            callers = sum([job.callers for job, _, _ in batch])
+            self._expected = self._expect(callers, release, self.in_flight)
             self._finish(batch, release, start, *self._execute(batch))
         else:
             self._is_running = True
@@ -220,10 +223,11 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._is_running = False
         unwanted = 0
         size = sum([size for _, _, size in batch])
-        waits = [start - job.submitted for job, _, _ in batch]
-        for (job, _, rows), wait_s, result in zip(batch, waits, results, strict=True):
-            if job.is_over:  # its caller has left, or part of it has failed
-                unwanted += rows
+        waits: list[float] = []
+        for (job, _, rows), result in zip(batch, results, strict=True):
+            wait_s = start - job.submitted
+            waits += [wait_s] * job.callers
+            unwanted += rows if job.is_over else job.gone  # over: its caller has left, or part of it has failed
             if isinstance(result, Exception):
                 self._waiting.fail(job, result)
                 continue

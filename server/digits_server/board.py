@@ -94,14 +94,14 @@ class Board:
 
         return clear
 
-    def histogram(self, family: Family, *labels: str) -> Callable[[float], None]:
-        """Return what observes a number."""
+    def histogram(self, family: Family, *labels: str) -> Callable[..., None]:
+        """Return what observes a number, once or so many times."""
         cells, total, bounds = self.cells, self.cell(family, *labels), family.bounds
         first = total + 1
 
-        def observe(value: float) -> None:
-            cells[first + bisect_left(bounds, value)] += 1
-            cells[total] += value
+        def observe(value: float, times: int = 1) -> None:
+            cells[first + bisect_left(bounds, value)] += times
+            cells[total] += value * times
 
         return observe
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,7 +16,7 @@ from google.rpc.status_pb2 import Status
 from digits_server import calls
 from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
 from digits_server.metrics import Metrics, RpcCounter
-from digits_server.rpc import Direct, Method
+from digits_server.rpc import Method
 from digits_server.tokens import Metadata
 from digits_server.transport import Transport
 
@@ -90,20 +89,20 @@ class Intercepted:
         wrapped = Method(self, behaviour, deserialize, self._guard(path), count)
         if kind == "unary" and not inspect.iscoroutinefunction(behaviour) and not self._observer:
             # Not with an observer, which needs a task: the span is its context's.
-            self._transport.add_direct(path, partial(Direct, wrapped))
+            self._transport.add_direct(path, wrapped.begin)
         return wrap(
             self._observed(wrapped.call, count, (kind, service, method)),
             request_deserializer=deserialize,
             response_serializer=_serialize,
         )
 
-    def begin(self) -> None:
-        """Count an RPC in."""
-        self.in_flight += 1
+    def begin(self, count: int = 1) -> None:
+        """Count RPCs in."""
+        self.in_flight += count
 
-    def end(self) -> None:
-        """Count an RPC out."""
-        self.in_flight -= 1
+    def end(self, count: int = 1) -> None:
+        """Count RPCs out."""
+        self.in_flight -= count
         if not self.in_flight:
             self._idle.set()
 
@@ -125,9 +124,9 @@ class Intercepted:
         async def observed(request: Any, context: Context) -> Any:
             ended = observer(method, request, context)
 
-            def done(code: grpc.StatusCode, elapsed_s: float) -> None:
+            def done(code: grpc.StatusCode, elapsed_s: float, times: int) -> None:
                 trace_id = ended(code)
-                count(code, elapsed_s)
+                count(code, elapsed_s, times)
                 if trace_id:
                     remember(elapsed_s, trace_id)
 

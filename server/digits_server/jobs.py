@@ -48,7 +48,7 @@ class BatchReport:
     size: int
     """Rows that ran."""
     queue_s: list[float]
-    """For each request in the batch, how long it waited."""
+    """For each caller in the batch, how long it waited."""
     inference_s: float
     """Time the batch ran."""
     release: str
@@ -58,20 +58,24 @@ class BatchReport:
 
 
 class Job(Generic[RowsT, AnswersT]):
-    """One caller's rows, on their way through a batcher. Await `settled`, or override `done`.
+    """One caller's rows, or those of several, on their way through a batcher. Await `settled`, or override `done`.
 
     Args:
         rows: At least one row.
         deadline: Time on the batcher's clock after which the caller has no use for the answer.
+        callers: How many callers have a part in it.
     """
 
-    __slots__ = ("deadline", "future", "outcomes", "result", "rows", "size", "submitted", "taken")
+    __slots__ = ("callers", "deadline", "future", "gone", "outcomes", "result", "rows", "size", "submitted", "taken")
     submitted: float
     """Time of admission, on the batcher's clock."""
 
-    def __init__(self, rows: RowsT, deadline: float = float("inf")) -> None:
+    def __init__(self, rows: RowsT, deadline: float = float("inf"), callers: int = 1) -> None:
         self.rows = rows
         self.size = len(rows)
+        self.callers = callers
+        self.gone = 0
+        """Callers who have left while others of the same job have not: so many rows are wanted no more."""
         self.taken = 0
         """Rows that have run, or run now; fewer than all only for a request larger than a batch."""
         self.deadline = deadline
@@ -124,17 +128,20 @@ class Queue(Generic[RowsT, AnswersT]):
         self._expiry_timer: asyncio.TimerHandle | None = None
         self.jobs: OrderedDict[Job[RowsT, AnswersT], None] = OrderedDict()
         self.rows = 0
+        self.callers = 0
 
     def add(self, job: Job[RowsT, AnswersT]) -> None:
         """Let a job wait."""
         self.jobs[job] = None
         self.rows += job.size
+        self.callers += job.callers
 
     def withdraw(self, job: Job[RowsT, AnswersT]) -> None:
         """Take out what has not run of a job, if it waits."""
         if job in self.jobs:
             del self.jobs[job]
             self.rows -= job.size - job.taken
+            self.callers -= job.callers
 
     def fail(self, job: Job[RowsT, AnswersT], error: Exception) -> None:
         """Answer a job with an error, and take it out."""
@@ -162,6 +169,7 @@ class Queue(Generic[RowsT, AnswersT]):
                 self.rows -= size
                 if job.taken == job.size:
                     del self.jobs[job]
+                    self.callers -= job.callers
         return batch
 
     def watch(self, deadline: float) -> None:

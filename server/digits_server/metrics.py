@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from digits_server.packages import Package
     from digits_server.trial import Totals, Trial
 
-RpcCounter = Callable[["grpc.StatusCode", float], None]
+RpcCounter = Callable[["grpc.StatusCode", float, int], None]
 
 
 class Metrics:
@@ -46,16 +46,16 @@ class Metrics:
         self.certificate(0)
 
     def rpc(self, kind: str, service: str, method: str) -> RpcCounter:
-        """Return what counts the RPCs of one method: call it with the status and the seconds in the handler."""
+        """Return what counts the RPCs of one method: call it with the status, seconds in the handler, and how many."""
         import grpc  # noqa: PLC0415 - only a process that serves gets here
 
         board, cells, labels, ok = self._board, self._board.cells, (kind, service, method), grpc.StatusCode.OK
         observe = board.histogram(families.HANDLING, *labels)
         handled = board.cell(families.HANDLED, *labels, ok.name)
 
-        def done(code: grpc.StatusCode, elapsed_s: float) -> None:
-            cells[handled if code is ok else board.cell(families.HANDLED, *labels, code.name)] += 1
-            observe(elapsed_s)
+        def done(code: grpc.StatusCode, elapsed_s: float, times: int) -> None:
+            cells[handled if code is ok else board.cell(families.HANDLED, *labels, code.name)] += times
+            observe(elapsed_s, times)
 
         return done
 

@@ -11,7 +11,7 @@ import pygrpc_native.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 if TYPE_CHECKING:
-    from digits_server.transport import DirectCall, DirectMethod, Metadata
+    from digits_server.transport import Arrival, DirectCall, DirectMethod, Metadata
 
 
 class Server(pygrpc_native.aio.Server):
@@ -26,7 +26,8 @@ class Server(pygrpc_native.aio.Server):
         super().__init__(options=options, io_threads=io_threads)
         self._direct: dict[str, DirectMethod] = {}  # by path
         self._by_number: dict[int, DirectMethod] = {}
-        self._direct_calls: dict[int, DirectCall] = {}  # without an answer yet, by id
+        self.calls: dict[int, DirectCall] = {}
+        """Direct calls without an answer, by id."""
 
     @property
     def front(self) -> NativeGrpcFront:
@@ -41,12 +42,12 @@ class Server(pygrpc_native.aio.Server):
 
     def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
         """Answer a direct call with a message, and status OK."""
-        self._direct_calls.pop(call_id, None)
+        self.calls.pop(call_id, None)
         self.front.respond(call_id, data, None, trailers)
 
     def fail(self, call_id: int, code: grpc.StatusCode, message: str, trailers: Metadata = ()) -> None:
         """Answer a direct call with a status."""
-        self._direct_calls.pop(call_id, None)
+        self.calls.pop(call_id, None)
         self.front.fail(call_id, code.value[0], message, trailers)
 
     async def start(self) -> None:
@@ -57,27 +58,30 @@ class Server(pygrpc_native.aio.Server):
 
     async def stop(self, grace: float | None) -> None:
         """As the base; direct calls are not given the grace."""
-        for call_id, call in list(self._direct_calls.items()):
-            call.leave()
+        for call_id, call in list(self.calls.items()):
+            call.leave(call_id)
             self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server shut down before the request was answered")
         await super().stop(grace)
 
     def _on_events(self, events: list[tuple[Any, ...]]) -> None:
         """Take calls, and news of callers who have left or whose deadline has passed, as they come from the front."""
-        now, others = time.monotonic(), []
-        methods, calls, limit = self._by_number, self._direct_calls, self._receive_limit
+        now, limit = time.monotonic(), self._receive_limit
+        arrived: dict[int, list[Arrival]] = {number: [] for number in self._by_number}
+        others = []
         for event in events:
             kind, call_id, number, data, _, details = event
-            if kind == EVENT_CANCEL and (gone := calls.pop(call_id, None)):
-                gone.leave()
-            elif kind == EVENT_CANCEL or number not in methods or self._stopping:
+            if kind == EVENT_CANCEL or number not in arrived or self._stopping:
                 others.append(event)
             elif limit is not None and len(data) > limit:
                 text = f"SERVER: Received message larger than max ({len(data)} vs. {limit})"
                 self.fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
             else:
-                metadata, _, remaining = details
-                call = calls[call_id] = methods[number](self, call_id, metadata, now, remaining)
-                call.begin(data)
+                arrived[number].append((call_id, data, details[0], details[2]))
+        for number, arrivals in arrived.items():
+            if arrivals:
+                self._by_number[number](self, arrivals, now)
+        for call_id in [call_id for kind, call_id, *_ in others if kind == EVENT_CANCEL]:
+            if gone := self.calls.pop(call_id, None):
+                gone.leave(call_id)
         if others:
             super()._on_events(others)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from digits_server.errors import Draining, ServerError
 from digits_server.metrics import RpcCounter
-from digits_server.transport import Carrier, Metadata
+from digits_server.transport import Arrival, Carrier, Metadata
 
 if TYPE_CHECKING:
     from digits_server.interceptors import Context, Intercepted
+
+TOGETHER = 4
+"""RPCs that must have come together to be answered together; that costs as much as answering some one by one."""
 
 
 class Method:
@@ -23,7 +28,8 @@ class Method:
     Args:
         rpcs: Counts the RPCs in flight.
         behaviour: The handler. One that can be called directly returns, instead of a coroutine, an awaitable with
-            `then` and `leave`, as `servicers.Answering`.
+            `then` and `leave`, as `servicers.Answering`. Its attribute `together`, if it has one, is a method that takes
+            the bytes of several messages and their earliest deadline, and answers all or raises.
         deserialize: Reads its message.
         guard: Refuses calls by their metadata.
         count: Counts and times its RPCs.
@@ -42,6 +48,8 @@ class Method:
         self.deserialize = deserialize
         self._guard = guard
         self._count = count
+        together = getattr(behaviour, "together", None)
+        self._together = together and partial(together, behaviour.__self__)
 
     async def call(self, request: Any, context: Context, done: RpcCounter | None = None) -> Any:
         """Answer as a task; `done` counts instead of what counts otherwise."""
@@ -64,6 +72,17 @@ class Method:
             self.end(grpc.StatusCode.OK, start, done)
             return response
 
+    def begin(self, carrier: Carrier, arrivals: Sequence[Arrival], start: float) -> None:
+        """Begin to answer RPCs that came together at `start`, by function calls; a `transport.DirectMethod`."""
+        if len(arrivals) >= TOGETHER and self._together and not self._guard and not self.rpcs.is_draining:
+            messages, left_s = [arrival[1] for arrival in arrivals], [arrival[3] for arrival in arrivals]
+            deadline = start + min((seconds for seconds in left_s if seconds is not None), default=float("inf"))
+            with contextlib.suppress(Exception):  # whatever it is, only some of them may be concerned
+                Together(self, carrier, arrivals, start, self._together(messages, deadline))
+                return
+        for call_id, data, metadata, remaining in arrivals:
+            Direct(self, carrier, call_id, metadata, start, remaining).begin(data)
+
     def check(self, request: Any, context: Context | Direct) -> None:
         """Refuse what the guard refuses, what comes while the server drains, and what can't be read."""
         if self._guard:
@@ -73,10 +92,10 @@ class Method:
         if isinstance(request, ServerError):
             raise request
 
-    def end(self, code: grpc.StatusCode, start: float, done: RpcCounter | None = None) -> None:
-        """Count an RPC out that began at `start`, on the monotonic clock."""
-        self.rpcs.end()
-        (done or self._count)(code, time.monotonic() - start)
+    def end(self, code: grpc.StatusCode, start: float, done: RpcCounter | None = None, times: int = 1) -> None:
+        """Count RPCs out that began at `start`, on the monotonic clock."""
+        self.rpcs.end(times)
+        (done or self._count)(code, time.monotonic() - start, times)
 
 
 class Direct:
@@ -123,6 +142,7 @@ class Direct:
         """Take the message, and answer it now or later."""
         method = self._method
         method.rpcs.begin()
+        self._carrier.calls[self._id] = self
         try:
             self._request = request = method.deserialize(data)
             method.check(request, self)
@@ -131,7 +151,7 @@ class Direct:
         except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
             self._reply(error)
 
-    def leave(self) -> None:
+    def leave(self, _call_id: int) -> None:
         """Give up: the caller has left."""
         self._answering.leave()
         self._answering = None
@@ -146,6 +166,57 @@ class Direct:
             answer, trailers = self._method.rpcs.refuse(result, self._request)
             self._method.end(answer.code, self._start)
             self._carrier.fail(self._id, answer.code, answer.message, trailers)
+
+
+class Together:
+    """RPCs that came together and are answered as one request, as long as nothing goes wrong.
+
+    If something does, each is begun again as a call of its own: then only those have to suffer that must.
+
+    Args:
+        method: What is called.
+        carrier: Where the answers go.
+        arrivals: The RPCs.
+        start: When they came, on the monotonic clock.
+        answering: What answers them, with a list of messages.
+    """
+
+    __slots__ = ("_answering", "_carrier", "_ids", "_method", "_start", "_waiting")
+
+    def __init__(
+        self, method: Method, carrier: Carrier, arrivals: Sequence[Arrival], start: float, answering: Any
+    ) -> None:
+        self._method, self._carrier, self._start, self._answering = method, carrier, start, answering
+        self._ids = [arrival[0] for arrival in arrivals]
+        self._waiting = dict(zip(self._ids, arrivals, strict=True))
+        method.rpcs.begin(len(arrivals))
+        carrier.calls.update(dict.fromkeys(self._ids, self))
+        answering.then(self._reply)
+
+    def leave(self, call_id: int) -> None:
+        """Give one up: its caller has left."""
+        del self._waiting[call_id]
+        self._method.end(grpc.StatusCode.CANCELLED, self._start)
+        if self._answering:
+            self._answering.gone += 1
+            if not self._waiting:
+                self._answering.leave()
+
+    def _reply(self, result: list[bytes] | Exception) -> None:
+        self._answering = None  # as in `Direct`
+        if isinstance(result, Exception):
+            asyncio.get_running_loop().call_soon(self._begin_again)  # not amid the batcher's work
+            return
+        waiting, self._waiting = self._waiting, {}
+        self._method.end(grpc.StatusCode.OK, self._start, times=len(waiting))
+        for call_id, answer in zip(self._ids, result, strict=True):
+            if call_id in waiting:
+                self._carrier.respond(call_id, answer, ())
+
+    def _begin_again(self) -> None:
+        self._method.rpcs.end(len(self._waiting))
+        for call_id, data, metadata, remaining in self._waiting.values():
+            Direct(self._method, self._carrier, call_id, metadata, self._start, remaining).begin(data)
 
 
 async def _abort(context: Context, answer: ServerError, metadata: Metadata) -> None:

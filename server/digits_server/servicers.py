@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -29,11 +29,14 @@ if TYPE_CHECKING:  # generic only in the stubs
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def reads(deserialize: Callable[[bytes], Request]) -> Callable[[HandlerT], HandlerT]:
-    """Let a handler's messages be read by `deserialize` instead of protobuf."""
+def reads(
+    deserialize: Callable[[bytes], Request], together: Callable[..., Job[Any, Any]] | None = None
+) -> Callable[[HandlerT], HandlerT]:
+    """Let a handler's messages be read by `deserialize` instead of protobuf, and some be answered by `together`."""
 
     def mark(handler: HandlerT) -> HandlerT:
         handler.reads = deserialize  # type: ignore[attr-defined]
+        handler.together = together  # type: ignore[attr-defined]
         return handler
 
     return mark
@@ -45,7 +48,21 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    @reads(wire.request)
+    def _classify_together(self, messages: Sequence[bytes], deadline: float) -> Answering:
+        """Begin to answer several requests as one, each an image for the default model and nothing else.
+
+        Raises:
+            ValueError: They are not, or don't fit in one batch.
+            ServerError: As `Classify`.
+        """
+        images, model = wire.images(messages), self._registry.get()
+        if len(images) > model.batcher.max_batch_size:
+            raise ValueError("more than a batch")
+        answering = _Together(images, model, deadline)
+        model.batcher.admit(answering)
+        return answering
+
+    @reads(wire.request, _classify_together)
     def Classify(  # type: ignore[override] # not a coroutine: see `Answering`
         self, request: Request, context: Context
     ) -> Answering:
@@ -164,6 +181,21 @@ class Answering(Job[Images, Predictions]):
         if request.request_id and self._context:
             self._context.set_trailing_metadata(calls.trailers(request, self._model.package, outcome))
         return converters.response(request, self._model, outcome)
+
+
+class _Together(Answering):
+    """Several requests, each an image and nothing else, on their way as one: answered with a list of messages."""
+
+    __slots__ = ()
+
+    def __init__(self, images: Images, model: ServedModel, deadline: float) -> None:
+        Job.__init__(self, images, deadline, len(images))
+        self._model = model
+        self._reply = None
+
+    def _response(self) -> Any:
+        (outcome,) = self.outcomes
+        return wire.responses(self._model.signature, outcome)
 
 
 def _rows(admitted: Answering | ServerError) -> int:

@@ -36,6 +36,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 class Carrier(Protocol):
     """Takes the answers to calls of methods that are served directly: by function calls instead of tasks."""
 
+    calls: dict[int, DirectCall]
+    """Those without an answer, by id."""
+
     def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
         """Answer with a message, and status OK."""
 
@@ -44,17 +47,16 @@ class Carrier(Protocol):
 
 
 class DirectCall(Protocol):
-    """A call of such a method."""
+    """A call of such a method, or several that came together."""
 
-    def begin(self, data: bytes) -> None:
-        """Take its message. Must not raise."""
-
-    def leave(self) -> None:
-        """Give up: the caller has left, or its deadline has passed."""
+    def leave(self, call_id: int) -> None:
+        """Give one up: its caller has left, or its deadline has passed."""
 
 
-DirectMethod = Callable[[Carrier, int, Metadata, float, float | None], DirectCall]
-"""Makes a call, given where its answer goes, its id, metadata, monotonic time of arrival, and seconds left if known."""
+Arrival = tuple[int, bytes, Metadata, float | None]
+"""A call's id, its message, its metadata, and the seconds left to answer it if they are known."""
+DirectMethod = Callable[[Carrier, Sequence[Arrival], float], None]
+"""Begins to answer calls that came together, given where the answers go, and the monotonic time when they came."""
 
 
 class Transport(Protocol):

@@ -8,6 +8,7 @@ import pytest
 
 from digits_server.batcher import Batcher
 from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
+from digits_server.jobs import Job
 
 pytestmark = pytest.mark.driven_clock
 
@@ -137,6 +138,19 @@ async def test_expected_requests_are_waited_for():
     assert loop.now == pytest.approx(0.0015)
 
 
+async def test_who_has_left_is_not_counted_among_those_who_wait():
+    """The next to come waits for others as if the one who left had never been there."""
+    reports = []
+    batcher = make(Puppet(), expect=lambda _callers, _release, _in_flight: 2, on_batch=reports.append)
+    await batcher.submit(rows(0))
+    left = asyncio.create_task(batcher.submit(rows(1)))
+    await turns()
+    left.cancel()
+    await turns()
+    await batcher.submit(rows(2))
+    assert [report.release for report in reports] == ["joined", "quiet"]
+
+
 async def test_expectation_is_told_who_is_there():
     """What decides how many to wait for learns each batch's requests and how many are in flight, answered ones not."""
     told = []
@@ -149,6 +163,31 @@ async def test_expectation_is_told_who_is_there():
     await asyncio.gather(*(batcher.submit(rows(n)) for n in range(3)))
     await batcher.submit(rows(9))
     assert told == [(2, "full", 3), (1, "joined", 1), (1, "joined", 1)]
+    assert batcher.in_flight == 0
+
+
+async def test_one_request_may_be_of_several_callers():
+    """They are counted like callers with requests of their own, when somebody is waited for and in the report."""
+    told, reports = [], []
+
+    def expect(*facts):
+        told.append(facts)
+        return 4
+
+    batcher = make(Puppet(), expect=expect, on_batch=reports.append)
+    await batcher.submit(rows(0))
+    alone = asyncio.create_task(batcher.submit(rows(1)))
+    await turns()
+    assert len(reports) == 1
+    together = Job(rows(2, 3, 4), callers=3)
+    batcher.admit(together)
+    together.gone = 2
+    assert batcher.in_flight == 4
+    await alone
+    batcher.release(together)
+    assert values(together.outcomes) == [2, 3, 4]
+    assert (reports[1].release, reports[1].unwanted, len(reports[1].queue_s)) == ("joined", 2, 4)
+    assert told[1] == (4, "joined", 4)
     assert batcher.in_flight == 0
 
 
