@@ -28,8 +28,8 @@ class Method:
     Args:
         rpcs: Counts the RPCs in flight.
         behaviour: The handler. One that can be called directly returns, instead of a coroutine, an awaitable with
-            `then` and `leave`, as `servicers.Answering`. Its attribute `together`, if it has one, is a method that takes
-            the bytes of several messages and their earliest deadline, and answers all or raises.
+            `then` and `leave`, as `servicers.Answering`. Its attribute `together`, if any, is a method that takes the
+            bytes of several messages and their earliest deadline, and begins to answer all of them, or raises.
         deserialize: Reads its message.
         guard: Refuses calls by their metadata.
         count: Counts and times its RPCs.
