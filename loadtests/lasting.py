@@ -97,20 +97,17 @@ def memory(transport: str, capacity: float, calls: int) -> list[Bar]:
 
 def workers(transport: str, seconds: int) -> Bar:
     """Measure the CPU time of calls with one worker and with two, on two CPUs that the load shares."""
-    before_cpus = pinned.SERVER_CPU, pinned.LOAD_CPU
-    pinned.SERVER_CPU = pinned.LOAD_CPU = ",".join(before_cpus)
     costs = []
     for count in (1, 2):
-        with pinned.digits_server(transport, workers=count) as (address, metrics):
+        with pinned.digits_server(transport, workers=count, cpus=pinned.BOTH) as (address, metrics):
             before = pinned.page(metrics)
-            pinned.load(address, rows=1, clients=16, streams=4, seconds=seconds)
+            pinned.load(address, rows=1, clients=16, streams=4, seconds=seconds, cpus=pinned.BOTH)
             after = pinned.page(metrics)
         used, calls = (
             total(after, name) - total(before, name)
             for name in ("process_cpu_seconds_total", "digits_queue_seconds_count")
         )
         costs.append(1e4 * used / calls)
-    pinned.SERVER_CPU, pinned.LOAD_CPU = before_cpus
     return at_most("2 workers: CPU s per 10,000 calls, of 1 worker's", transport, costs[1], costs[0], 1.1)
 
 
