@@ -254,6 +254,22 @@ def test_load_can_be_started_from_the_web_page(stack):
     ask("/stop", b"")
 
 
+def test_no_call_fails_while_others_restart(stack, mnist):
+    """When a container starts, names may have no address for a moment: Envoy goes on with the servers it knows."""
+    images, labels = mnist
+    answers = []
+    (container, _) = stack.containers("locust-worker")
+    with DigitClient(f"127.0.0.1:{stack.ports['GRPC_PORT']}") as client, ThreadPoolExecutor(1) as threads:
+        for _ in range(5):
+            restart = threads.submit(engine, "POST", f"/containers/{container['ID']}/restart?t=1")
+            looked_up = time.monotonic() + 3  # Envoy asks for the addresses every second
+            while not restart.done() or time.monotonic() < looked_up:
+                number = len(answers) % len(images)
+                answers.append(client.classify(images[number]).digit == labels[number])
+            restart.result()
+    assert np.mean(answers) > 0.95
+
+
 def test_no_call_fails_when_a_server_is_killed(stack, mnist, record_property):
     """One of two servers dies at once, under load: clients notice nothing, and Envoy takes the next one in."""
     images, labels = mnist
