@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from digits_server.interceptors import Context, Intercepted
 
 TOGETHER = 4
-"""RPCs that must have come together to be answered together; that costs as much as answering some one by one."""
+"""RPCs that must have come together to be answered together; with fewer, one by one costs no more."""
 
 
 class Method:
