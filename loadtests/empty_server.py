@@ -16,8 +16,8 @@ import pygrpc_native.aio
 import uvloop
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import transport
 from digits_server.config import Config
+from digits_server.rpc import transports as transport
 
 SERVICE = "digits.v1.DigitClassifier"
 

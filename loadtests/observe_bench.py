@@ -26,13 +26,13 @@ import pinned
 from opentelemetry import trace
 from pythonjsonlogger.json import JsonFormatter
 
-from digits_server.access_log import access_log
-from digits_server.jobs import Outcome
-from digits_server.tracing import Tracing
+from digits_server.inference.request import Outcome
+from digits_server.rpc.access_log import access_log
+from digits_server.rpc.tracing import Tracing
 
 BLIND = """
 from digits_server.__main__ import main
-from digits_server.metrics import Metrics
+from digits_server.metrics.recorder import Metrics
 Metrics.rpc = Metrics.batch = Metrics.predicted = lambda *_: lambda *_: None
 main()
 """

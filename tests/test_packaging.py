@@ -25,8 +25,8 @@ def loaded_by(statement):
         ("import digits_client", {"PIL"}),
         ("import digits_client.__main__", {"PIL"}),
         ("import digits.v1.classifier_pb2_grpc", set()),
-        ("import digits_server.app", {"onnxruntime", "prometheus_client"}),
-        ("import digits_server.batcher", set()),
+        ("import digits_server.server", {"onnxruntime", "prometheus_client"}),
+        ("import digits_server.inference.batcher", set()),
         ("import digits_server.__main__", set()),
     ],
 )
@@ -40,20 +40,16 @@ def test_imports_stay_light(statement, allowed):
 
 def test_supervisor_can_not_serve():
     """The process that looks after workers loads nothing that serves: it takes little memory, and little can fail."""
-    assert not loaded_by("import digits_server.supervisor") & {"grpc", "google", "numpy", "onnxruntime"}
+    assert not loaded_by("import digits_server.workers.supervisor") & {"grpc", "google", "numpy", "onnxruntime"}
 
 
-def test_only_the_engine_knows_onnxruntime():
-    """In the server, onnxruntime and prometheus_client are each imported by one module."""
-    importers = {
-        library: sorted(
-            path.name
-            for path in (ROOT / "server/digits_server").glob("*.py")
-            if re.search(rf"^\s*(import|from) {library}\b", path.read_text(), re.MULTILINE)
-        )
-        for library in ("onnxruntime", "prometheus_client")
-    }
-    assert importers == {"onnxruntime": ["engine.py"], "prometheus_client": ["metrics.py"]}
+@pytest.mark.parametrize(("library", "room"), [("onnxruntime", "inference"), ("prometheus_client", "metrics")])
+def test_one_room_knows_a_library(library, room):
+    """In the server, onnxruntime is imported in `inference` only, and prometheus_client in `metrics`."""
+    root = ROOT / "server/digits_server"
+    pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    importers = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if pattern.search(path.read_text())}
+    assert importers == {room}
 
 
 def test_versions_agree():

@@ -16,18 +16,18 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.batcher import Batcher
-from digits_server.calls import Trailers
+from digits_server.api.classifier import DigitClassifier
 from digits_server.config import Config, available_cpus
-from digits_server.crowd import Crowd
-from digits_server.engine import Images, Predictions
 from digits_server.errors import public
-from digits_server.interceptors import trailers
-from digits_server.packages import Package
-from digits_server.registry import Registry, ServedModel
-from digits_server.reload import Watch
-from digits_server.servicers import DigitClassifier
-from digits_server.shadow import Trials
+from digits_server.inference.adaptive import Crowd
+from digits_server.inference.batcher import Batcher
+from digits_server.inference.engine import Images, Predictions
+from digits_server.models.package import Package
+from digits_server.models.registry import Registry, ServedModel
+from digits_server.models.repository import Watch
+from digits_server.models.shadow import Trials
+from digits_server.rpc.context import Trailers
+from digits_server.rpc.interceptor import trailers
 
 LONGEST_BATCH_S = 0.001
 """Batches run on the replica's event loop, so none may take longer."""

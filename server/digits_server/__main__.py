@@ -69,10 +69,10 @@ def main(workers: int, **others: Any) -> None:
 def _serve(config: Config) -> int:
     # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
     if config.workers == 1:
-        from digits_server.worker import serve_alone  # noqa: PLC0415
+        from digits_server.workers.worker import serve_alone  # noqa: PLC0415
 
         return serve_alone(config)
-    from digits_server.supervisor import supervise  # noqa: PLC0415
+    from digits_server.workers.supervisor import supervise  # noqa: PLC0415
 
     return supervise(config)
 

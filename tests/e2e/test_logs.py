@@ -45,7 +45,7 @@ def ask(server, *, ok=True, metadata=None, **fields):
 
 
 def rpcs(server):
-    return [line for line in lines(server.log) if line["logger"] == "digits_server.access_log"]
+    return [line for line in lines(server.log) if line["logger"] == "digits_server.rpc.access_log"]
 
 
 def test_access_log_tells_who_asked_what(toy_models, tmp_path, transport):
@@ -105,7 +105,7 @@ def test_internal_errors_are_found_by_request_and_trace(tmp_path, monkeypatch, t
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
     write_package(tmp_path / "models" / "toy" / "1")
     code = (
-        "import sys; from digits_server import converters; from digits_server.__main__ import main;"
+        "import sys; from digits_server.api import messages as converters; from digits_server.__main__ import main;"
         "converters.response = lambda *_: 1 / 0; main()"
     )
     with (tmp_path / "log").open("w") as log:

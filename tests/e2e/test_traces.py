@@ -182,7 +182,7 @@ def test_sampling_is_the_callers(collector, server):
     assert {span.trace for span in spans} == {"ab" * 15 + "01"}
 
 
-@pytest.mark.parametrize("module", ["digits_server.app", "digits_client", "digits_web.__main__"])
+@pytest.mark.parametrize("module", ["digits_server.server", "digits_client", "digits_web.__main__"])
 def test_opentelemetry_is_not_loaded_unasked(module):
     """Without a collector configured, nothing of OpenTelemetry is imported."""
     code = f"import sys, {module}; print(any(name.startswith('opentelemetry') for name in sys.modules))"

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_client import DigitClient
-from digits_server.drift import LEAST
+from digits_server.metrics.drift import LEAST
 
 MNIST, _ = mnist_test_set()
 

@@ -12,8 +12,8 @@ from packages import image_of
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
-from digits_server import transport as transports
 from digits_server.config import Config
+from digits_server.rpc import transports
 
 GOOD = framed(pb.ClassifyRequest(pixels=image_of(3).tobytes()).SerializeToString())
 OK, INVALID, EXHAUSTED, UNIMPLEMENTED = (

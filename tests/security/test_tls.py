@@ -10,7 +10,7 @@ from credentials import write_certificate
 from packages import image_of
 
 from digits_client import DigitClient, ServerUnavailable, Tls
-from digits_server import certificates
+from digits_server.rpc import tls as certificates
 
 NOT_AFTER = dt.datetime(2031, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
 

@@ -14,7 +14,8 @@ from packages import image_of
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_client import AsyncDigitClient, DigitClient, NotAuthenticated, PermissionDenied
-from digits_server import errors, tokens
+from digits_server import errors
+from digits_server.rpc import auth as tokens
 from open_inference.v2 import inference_pb2
 
 PAST, FUTURE = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00+02:00"

@@ -6,9 +6,9 @@ from concurrent.futures import Executor, Future
 import numpy as np
 import pytest
 
-from digits_server.batcher import Batcher
 from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
-from digits_server.jobs import Job
+from digits_server.inference.batcher import Batcher
+from digits_server.inference.request import Job
 
 pytestmark = pytest.mark.driven_clock
 

@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from digits_server import metrics
-from digits_server.board import Board, Key, share
-from digits_server.boards import Boards
-from digits_server.families import Family
+from digits_server.metrics import recorder as metrics
+from digits_server.metrics.board import Board, Key, share
+from digits_server.metrics.boards import Boards
+from digits_server.metrics.definitions import Family
 
 BOUNDS = (0.1, 0.5, 0.9)
 COUNTER, DEPTH = Family("counter", "c", "text", ("a",)), Family("gauge", "g", "text")
@@ -104,8 +104,8 @@ def test_nothing_is_lost_when_a_process_is_killed():
     """What another process had counted until the moment of its death can be read afterwards."""
     code = (
         "import os, signal, sys\n"
-        "from digits_server.board import Board\n"
-        "from digits_server.families import Family\n"
+        "from digits_server.metrics.board import Board\n"
+        "from digits_server.metrics.definitions import Family\n"
         "board = Board(int(sys.argv[1]))\n"
         "board.count(Family('counter', 'c', 'text', ('a',)), 'x', by=42)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

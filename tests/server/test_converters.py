@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import converters
+from digits_server.api import messages as converters
 from digits_server.errors import InvalidArgument
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from digits_server.crowd import ALL, COUNT_EVERY, WINDOW_S, Crowd
+from digits_server.inference.adaptive import ALL, COUNT_EVERY, WINDOW_S, Crowd
 
 
 class Times:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from digits_server.drift import LEAST, WINDOW_S, Drift, Window, index, reference
-from digits_server.engine import Engine
-from digits_server.families import INKS
+from digits_server.inference.engine import Engine
+from digits_server.metrics.definitions import INKS
+from digits_server.metrics.drift import LEAST, WINDOW_S, Drift, Window, index, reference
 
 FASHION = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 

@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper
 from packages import image_of, write_package
 
-from digits_server.costs import CostCurve
-from digits_server.engine import (
+from digits_server.errors import ModelRefused
+from digits_server.inference.cost import CostCurve
+from digits_server.inference.engine import (
     BLANK,
     INVERTED,
     LATENCY_BUDGET_S,
@@ -16,7 +17,6 @@ from digits_server.engine import (
     Engine,
     Limits,
 )
-from digits_server.errors import ModelRefused
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from digits_server import errors
-from digits_server.interceptors import trailers
+from digits_server.rpc.interceptor import trailers
 
 
 def details_of(error):

@@ -5,13 +5,13 @@ import pytest
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import converters
-from digits_server.batcher import Batcher
+from digits_server.api import messages as converters
 from digits_server.errors import Draining, ModelRefused, NotFound
-from digits_server.packages import Key, load
-from digits_server.registry import Registry, ServedModel
-from digits_server.reload import Watch
-from digits_server.shadow import Trials
+from digits_server.inference.batcher import Batcher
+from digits_server.models.package import Key, load
+from digits_server.models.registry import Registry, ServedModel
+from digits_server.models.repository import Watch
+from digits_server.models.shadow import Trials
 
 
 async def registry_of(root, default="toy-b"):

@@ -10,14 +10,15 @@ import pytest
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import reload, shadow
-from digits_server.batcher import Batcher
 from digits_server.config import Config
-from digits_server.packages import Key, load
-from digits_server.registry import Registry, ServedModel
-from digits_server.reload import Watch
-from digits_server.shadow import Shadow, Trials, compare
-from digits_server.trial import Judge, Totals, Trial, judge
+from digits_server.inference.batcher import Batcher
+from digits_server.models import repository as reload
+from digits_server.models import shadow
+from digits_server.models.package import Key, load
+from digits_server.models.registry import Registry, ServedModel
+from digits_server.models.repository import Watch
+from digits_server.models.shadow import Shadow, Trials, compare
+from digits_server.models.trial import Judge, Totals, Trial, judge
 
 CONFIG = Config(shadow=True, shadow_images=100, shadow_agreement=0.98, shadow_cost=1.5)
 

@@ -10,13 +10,13 @@ import pytest
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
-from digits_server.batcher import Batcher
-from digits_server.board import Board
-from digits_server.engine import Predictions
+from digits_server.api.classifier import DigitClassifier
 from digits_server.errors import Unauthenticated
-from digits_server.interceptors import Intercepted
-from digits_server.metrics import Metrics
-from digits_server.servicers import DigitClassifier
+from digits_server.inference.batcher import Batcher
+from digits_server.inference.engine import Predictions
+from digits_server.metrics.board import Board
+from digits_server.metrics.recorder import Metrics
+from digits_server.rpc.interceptor import Intercepted
 
 POISON = 200
 

@@ -6,9 +6,10 @@ from google.protobuf.internal.encoder import _VarintBytes
 from google.protobuf.message import DecodeError
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server import converters, wire
-from digits_server.engine import Predictions
-from digits_server.jobs import Outcome
+from digits_server.api import codec as wire
+from digits_server.api import messages as converters
+from digits_server.inference.engine import Predictions
+from digits_server.inference.request import Outcome
 
 
 def predictions(count, classes=10):

@@ -1,0 +1,1 @@
+"""What an RPC means: message to arrays, inference, arrays to message."""

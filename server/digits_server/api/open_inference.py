@@ -1,0 +1,77 @@
+"""The Open Inference Protocol on the same models, batchers and errors as Digits' own service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+
+from digits_server.api import messages as converters
+from digits_server.api import tensors
+from digits_server.errors import InvalidArgument, NotFound
+from digits_server.models.registry import Registry, ServedModel
+from digits_server.rpc import context as calls
+from open_inference.v2 import inference_pb2 as pb
+from open_inference.v2 import inference_pb2_grpc as pb_grpc
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+
+class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
+    """`inference.GRPCInferenceService` on the models of a registry.
+
+    Args:
+        registry: The models.
+        is_ready: Whether the server is what it should be, as the health service tells.
+    """
+
+    def __init__(self, registry: Registry, is_ready: Callable[[], bool]) -> None:
+        self._registry = registry
+        self._is_ready = is_ready
+        self._metadata = pb.ServerMetadataResponse(name="digits-server", version=version("digits-server"))
+
+    async def ServerLive(self, _request: pb.ServerLiveRequest, _context: object) -> pb.ServerLiveResponse:
+        """Say yes."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _request: pb.ServerReadyRequest, _context: object) -> pb.ServerReadyResponse:
+        """Say whether the server is ready; a drain refuses this call like every other."""
+        return pb.ServerReadyResponse(ready=self._is_ready())
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, _context: object) -> pb.ModelReadyResponse:
+        """Say whether a model, or one version, can be asked."""
+        try:
+            self._model("name", request.name, request.version)
+        except NotFound:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, _request: pb.ServerMetadataRequest, _context: object) -> pb.ServerMetadataResponse:
+        """Name the server and its version."""
+        return self._metadata
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _context: object) -> pb.ModelMetadataResponse:
+        """Tell a model's versions, input and outputs."""
+        model = self._model("name", request.name, request.version)
+        versions = [served.package.version for served in self._registry.all() if served.package.name == request.name]
+        return tensors.metadata(model, versions)
+
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ModelInferResponse:
+        """Run a model: `Classify` in tensors."""
+        model = self._model("model_name", request.model_name, request.model_version)
+        converters.check_id("id", request.id)
+        outputs = tensors.outputs(request)
+        outcomes = await model.batcher.submit(tensors.images(request), deadline=calls.deadline(context))
+        outcome = converters.joined(outcomes)
+        if request.id:
+            context.set_trailing_metadata(calls.trailers(request, model.package, outcome))
+        return tensors.response(request, outputs, model, outcome)
+
+    def _model(self, field: str, name: str, version: str) -> ServedModel:
+        if not name:  # here names are not optional: nobody gets a model by mistake
+            raise InvalidArgument(field, f"is empty; allowed are {self._registry.names}")
+        return self._registry.get(name, version)

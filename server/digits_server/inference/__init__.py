@@ -1,0 +1,1 @@
+"""Who runs with whom and when; the only room that knows onnxruntime."""

@@ -1,0 +1,1 @@
+"""What is measured, summed over workers, and shown over HTTP."""

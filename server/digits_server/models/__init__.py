@@ -1,0 +1,1 @@
+"""Model packages: verify and load them, route to them, follow the folder."""

@@ -1,0 +1,176 @@
+"""Which models are served, which of them a request means, and what is known of the versions that are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from digits.v1 import classifier_pb2 as pb
+from digits_server.errors import ModelRefused, NotFound, NotReady, quoted
+from digits_server.inference.batcher import Batcher
+from digits_server.inference.engine import Images, Predictions
+from digits_server.models.package import Key, Package
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A package with the batcher that feeds it."""
+
+    package: Package
+    batcher: Batcher[Images, Predictions]
+    retired: Callable[[], None] = lambda: None
+    """To be called when it serves no more: takes it out of the metrics."""
+
+    @cached_property
+    def signature(self) -> bytes:
+        """Name and version as fields of a serialized `ClassifyResponse`."""
+        return pb.ClassifyResponse(model=self.package.name, version=self.package.version).SerializeToString()
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is known of a version, or of files that were put in its place, and does not serve."""
+
+    state: pb.ModelState.ValueType
+    reason: str = ""
+
+
+class Registry:
+    """The models that are served, by name and version. The highest version is the latest.
+
+    Lives on the event loop. Each change takes effect in one step; requests in flight finish on the version they
+    began with, which is freed when the last of them is done: nothing else refers to it.
+
+    Args:
+        default_model: Name of the model that requests without one mean.
+        make: Makes of a package what serves it.
+    """
+
+    def __init__(self, default_model: str, make: Callable[[Package], ServedModel]) -> None:
+        self._default_model = default_model
+        self._make = make
+        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._by_request: dict[tuple[str, str], ServedModel] = {}  # what a request names, "" for what it leaves out
+        self.notes: dict[Key, Note] = {}
+        """Versions that are being loaded or have been refused."""
+
+    def serve(self, package: Package) -> None:
+        """Answer with a package from now on, in place of an older one of the same name and version."""
+        versions = self._models.setdefault(package.name, {})
+        if package.key.version in versions:
+            versions[package.key.version].retired()
+        versions[package.key.version] = self._make(package)
+        self.notes.pop(package.key, None)
+        self._route()
+        log.info(
+            "model loaded",
+            extra={
+                "model": package.name,
+                "version": package.version,
+                "alone_us": round(package.cost(1) * 1e6, 1),
+                "best_batch_size": package.cost.best_batch_size(),
+                "verdict": package.cost.verdict,
+            },
+        )
+
+    def refuse(self, key: Key, reason: str) -> None:
+        """Remember why a version does not serve. One that is served in its place goes on."""
+        self.notes[key] = Note(pb.MODEL_STATE_REFUSED, reason)
+        log.warning("model refused", extra={"model": key.name, "version": str(key.version), "reason": reason})
+
+    def remove(self, key: Key, *, keep_last: bool = False) -> bool:
+        """Forget a version whose files are gone, and return whether it is forgotten.
+
+        The last version of the default model stays: requests that name no model must have an answer.
+
+        Args:
+            key: The version.
+            keep_last: Treat its model so, too.
+        """
+        self.notes.pop(key, None)
+        versions = self._models.get(key.name, {})
+        if key.version in versions:
+            if len(versions) == 1 and (keep_last or key.name == self._default_model):
+                return False
+            versions.pop(key.version).retired()
+            if not versions:
+                del self._models[key.name]
+            self._route()
+            log.info("model removed", extra={"model": key.name, "version": str(key.version)})
+        return True
+
+    def _route(self) -> None:
+        by_request = {}
+        for name, versions in self._models.items():
+            for asked in (name, "") if name == self._default_model else (name,):
+                by_request[asked, ""] = versions[max(versions)]
+                by_request |= {(asked, str(number)): served for number, served in versions.items()}
+        self._by_request = by_request
+
+    def settle_default(self, root: Path) -> None:
+        """Make the only model of the folder `root` the default one, whatever its name, where there is one.
+
+        Raises:
+            ModelRefused: The default model is not served.
+        """
+        if len(self._models) == 1:
+            self._default_model = next(iter(self._models))
+            self._route()
+        if not self._models:
+            raise ModelRefused(f"{root} holds no model that can be served (looked for <name>/<version>/model.onnx)")
+        if not self.has_default:
+            raise ModelRefused(f"the default model {self._default_model!r} is not among {self.names}")
+
+    @property
+    def has_default(self) -> bool:
+        """Whether requests that name no model get an answer."""
+        return self._default_model in self._models
+
+    def get(self, name: str = "", version: str = "") -> ServedModel:
+        """Return the model that a request means; empty: the default model, the latest version.
+
+        Raises:
+            NotFound: It is not served.
+            NotReady: The default model is still to come.
+        """
+        served = self._by_request.get((name, version))
+        if served is not None:
+            return served
+        versions = self._models.get(name or self._default_model)
+        if versions is not None:
+            raise NotFound(
+                f"version: {name or self._default_model} has no version {quoted(version)}; there are "
+                f"{[str(number) for number in sorted(versions)]}"
+            )
+        if not self.has_default:
+            raise NotReady(f"the server waits for its default model, {self._default_model!r}; it serves {self.names}")
+        raise NotFound(f"model: {quoted(name)} is not served; there are {self.names}")
+
+    def all(self) -> list[ServedModel]:
+        """Return every served version, sorted by name and version."""
+        return [versions[number] for _, versions in sorted(self._models.items()) for number in sorted(versions)]
+
+    def latest(self, name: str) -> Package | None:
+        """Return the highest version of a model that is served."""
+        served = self._by_request.get((name, ""))
+        return served.package if served else None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the served models, sorted."""
+        return sorted(self._models)
+
+    @property
+    def refused(self) -> list[Key]:
+        """Versions on disk that have been refused, sorted."""
+        return sorted(key for key, note in self.notes.items() if note.state == pb.MODEL_STATE_REFUSED)
+
+    def close(self) -> None:
+        """Fail what still waits for any model."""
+        for served in self.all():
+            served.batcher.close()

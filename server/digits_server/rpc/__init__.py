@@ -1,0 +1,1 @@
+"""What carries RPCs, and what all RPCs share."""
