@@ -58,8 +58,8 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
             ServerError: As `Classify`.
         """
         images, model = wire.images(messages), self._registry.get()
-        if len(images) > model.batcher.max_batch_size:
-            raise ValueError("more than a batch")
+        if len(images) > model.batcher.max_batch_size or len(model.package.labels) > 128:
+            raise ValueError("more than a batch, or than a byte for the class")
         answering = _Together(images, model, deadline)
         model.batcher.admit(answering)
         return answering

@@ -179,11 +179,13 @@ def response(fixed: bytes, outcome: Outcome[Predictions], *, probabilities: bool
     """
     start, end, answers = outcome.start, outcome.end, outcome.answers
     confidences = answers.confidences_bytes[4 * start : 4 * end]
-    count = varint(end - start)
+    digits, count = answers.digits_bytes[start:end], varint(end - start)
+    if answers.probabilities.shape[1] > 128:  # class indices of more than a byte
+        digits = b"".join(map(varint, answers.digits[start:end].tolist()))
     times = _TIMES.pack(_QUEUE_TAG, outcome.queue_s, _INFERENCE_TAG, outcome.inference_s, _SIZE_TAG)
     times += varint(outcome.batch_size)
     parts = [
-        *(_DIGITS, count, answers.digits_bytes[start:end], _FLAGS, count, answers.flags_bytes[start:end]),
+        *(_DIGITS, varint(len(digits)), digits, _FLAGS, count, answers.flags_bytes[start:end]),
         *(_CONFIDENCES, varint(len(confidences)), confidences, _TIMING, varint(len(times)), times, fixed),
     ]
     if probabilities:
