@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from digits_server.inference.engine import Engine, Graph
+from digits_server.inference.engine import Engine
+from digits_server.inference.graph import Graph
 from digits_server.metrics.definitions import INKS
 from digits_server.metrics.drift import LEAST, WINDOW_S, Drift, Window, index, reference
 

@@ -15,9 +15,9 @@ from digits_server.inference.engine import (
     LOW_CONFIDENCE,
     OUT_OF_RANGE,
     Engine,
-    Graph,
     Limits,
 )
+from digits_server.inference.graph import Graph
 
 LIMITS = Limits(low_confidence=0.5, ink_range=(0.005, 0.42))
 

@@ -1,23 +1,16 @@
-"""One model in onnxruntime: arrays of images in, columns of answers out. The only module that knows onnxruntime."""
+"""One model: arrays of images in, columns of answers out."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; a service has nothing to tell its vendor
-
-import onnxruntime as ort
-
-from digits_server.errors import ModelRefused
 from digits_server.inference.cost import CostCurve, measure
+from digits_server.inference.graph import Graph
 
 PIXELS = 784
 """Numbers in one 28 x 28 image."""
@@ -41,41 +34,20 @@ Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """(n, 784) images: uint8 from 0 (background) to 255, or float32 in [0, 1]."""
 
 
+@dataclass(slots=True)
 class Predictions:
-    """Answers for n images, as columns, and the columns' bytes.
+    """Answers for n images, as columns."""
 
-    Args:
-        digits: (n,) uint8, or uint16 where there are more than 256 classes: index of the most probable class.
-        confidences: (n,) float32, its probability.
-        probabilities: (n, classes) float32, rows add up to 1.
-        flags: (n,) uint8, sets of quality bits.
-        ink: (n,) float32, mean ink of the images.
-    """
-
-    __slots__ = (
-        *COLUMNS,
-        *("digits_bytes", "confidences_bytes", "probabilities_bytes", "flags_bytes", "bytes_per_image"),
-    )
-
-    def __init__(
-        self,
-        digits: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
-        confidences: npt.NDArray[np.float32],
-        probabilities: npt.NDArray[np.float32],
-        flags: npt.NDArray[np.uint8],
-        ink: npt.NDArray[np.float32],
-    ) -> None:
-        self.digits = digits
-        self.confidences = confidences
-        self.probabilities = probabilities
-        self.flags = flags
-        self.ink = ink
-        # Once for the whole batch: cutting bytes for each caller costs a fraction of cutting arrays.
-        self.digits_bytes = digits.tobytes()
-        self.confidences_bytes = confidences.tobytes()
-        self.probabilities_bytes = probabilities.tobytes()
-        self.flags_bytes = flags.tobytes()
-        self.bytes_per_image = 4 * probabilities.shape[1]
+    digits: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    """(n,) index of the most probable class; uint16 where there are more than 256 classes."""
+    confidences: npt.NDArray[np.float32]
+    """(n,) its probability."""
+    probabilities: npt.NDArray[np.float32]
+    """(n, classes), rows add up to 1."""
+    flags: npt.NDArray[np.uint8]
+    """(n,) sets of quality bits."""
+    ink: npt.NDArray[np.float32]
+    """(n,) mean ink of the images."""
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -100,67 +72,6 @@ class Limits:
     """Least and most mean ink seen in training."""
 
 
-class Graph:
-    """An ONNX file as onnxruntime runs it. Nothing of the files is needed, or mapped into memory, once it is loaded.
-
-    Args:
-        path: The .onnx file; weights that it keeps in a file of their own are in `<path>.data`.
-        threads: Threads that one run may use.
-
-    Raises:
-        ModelRefused: The file can't be loaded.
-    """
-
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a CPU
-        options.log_severity_level = 4  # faults are raised; a second copy on stderr would not be JSON
-        weights = path.with_name(f"{path.name}.data")
-        try:
-            if weights.exists():
-                data = weights.read_bytes()
-                options.add_external_initializers_from_files_in_memory([weights.name], [data], [len(data)])
-            # From bytes: a file that is written over while its model serves must change no answer.
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has no common base class for its errors
-            raise ModelRefused(f"{path.name} can't be loaded: {error}") from error
-        self.threads = threads
-        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        """What the file says about itself."""
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._input = self._session.get_inputs()[0].name if self._session.get_inputs() else ""
-
-    def __call__(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """Run on (n, 784) images and return the outputs."""
-        outputs: list[npt.NDArray[Any]] = self._session.run(self._outputs, {self._input: images})
-        return outputs
-
-    def check(self, element: str, *, ranks: Sequence[Sequence[int]], types: str, outputs: str) -> None:
-        """Check what the graph takes and gives.
-
-        Args:
-            element: Type of the input's elements, as ONNX calls it; the input is (any number, 784) of them.
-            ranks: Allowed numbers of dimensions of the outputs.
-            types: Types of the outputs' elements that are allowed.
-            outputs: What outputs are allowed, in words.
-
-        Raises:
-            ModelRefused: It takes or gives something else.
-        """
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        faults = []
-        shapes = [(i.type, len(i.shape), i.shape[1:], isinstance(i.shape[0], int)) for i in given if i.shape]
-        if shapes != [(f"tensor({element})", 2, [PIXELS], False)]:
-            found = [(i.name, i.type, i.shape) for i in given]
-            faults.append(f"inputs are {found}; allowed is one {element} (batch, {PIXELS})")
-        if [len(o.shape) for o in made] not in ranks or any(o.type not in types for o in made):
-            faults.append(f"outputs are {[(o.name, o.type, o.shape) for o in made]}; allowed are {outputs}")
-        if faults:
-            raise ModelRefused("; ".join(faults))
-
-
 class Engine:
     """A model as one graph or two: one takes floats and gives probabilities, the other takes bytes and gives columns.
 
@@ -178,6 +89,7 @@ class Engine:
     def __init__(self, floats: Graph, limits: Limits | None = None, pixels: Graph | None = None) -> None:
         floats.check(
             "float",
+            PIXELS,
             ranks=([2], [2, 1]),
             types="tensor(float)",
             outputs="float tensors, (batch, classes) and optionally (batch,)",
@@ -185,6 +97,7 @@ class Engine:
         if pixels:
             pixels.check(
                 "uint8",
+                PIXELS,
                 ranks=([1, 1, 2, 1, 1],),
                 types="tensor(float) tensor(uint8) tensor(uint16)",
                 outputs=f"{', '.join(COLUMNS)}, of which probabilities (batch, classes), the others (batch,)",

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from digits_server.errors import ModelRefused
 from digits_server.inference.cost import CostCurve
-from digits_server.inference.engine import Engine, Graph, Limits
+from digits_server.inference.engine import Engine, Limits
+from digits_server.inference.graph import Graph
 from digits_server.models import metadata, verification
 from digits_server.models.verification import Reference
 
