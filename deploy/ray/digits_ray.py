@@ -19,13 +19,12 @@ from digits.v1 import classifier_pb2 as pb
 from digits_server.api.classifier import DigitClassifier
 from digits_server.config import Config, available_cpus
 from digits_server.errors import public
-from digits_server.inference.adaptive import Crowd
+from digits_server.inference.adaptive import Concurrency
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
 from digits_server.models.package import Package
 from digits_server.models.registry import Registry, ServedModel
-from digits_server.models.repository import Watch
-from digits_server.models.shadow import Trials
+from digits_server.models.repository import Repository
 from digits_server.rpc.context import Trailers
 from digits_server.rpc.interceptor import trailers
 
@@ -67,12 +66,11 @@ class Digits:
         self, models: str, default_model: str = Config.default_model, reload_s: float = Config.reload_s
     ) -> None:
         self._registry = Registry(default_model, _served)
-        trials = Trials(self._registry)
-        watch = Watch(Path(models), self._registry, trials, threads=1, every_s=reload_s, on_change=_nothing)
-        await watch.look(is_told=True)
+        repository = Repository(Path(models), self._registry, threads=1, every_s=reload_s, on_change=_nothing)
+        await repository.poll(is_told=True)
         self._registry.settle_default(Path(models))
         self._classifier = DigitClassifier(self._registry)
-        self._watching = asyncio.create_task(watch.run())
+        self._watching = asyncio.create_task(repository.run())
 
     async def Classify(self, request: pb.ClassifyRequest, grpc_context: RayServegRPCContext) -> pb.ClassifyResponse:
         """Answer one request."""
@@ -121,7 +119,7 @@ def _served(package: Package) -> ServedModel:
         max_batch_size=package.cost.best_batch_size(LONGEST_BATCH_S),
         max_queue=Config.max_queue,
         cost=package.cost,
-        expect=Crowd(available_cpus()),
+        expect=Concurrency(available_cpus()),
     )
     return ServedModel(package, batcher)
 

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
@@ -19,16 +19,12 @@ from digits_server.api import classifier as servicers
 from digits_server.api import open_inference
 from digits_server.config import Config, SettingRefused, wants_traces
 from digits_server.errors import ModelRefused
-from digits_server.inference.engine import Images
 from digits_server.metrics.board import BEAT_S, Board
 from digits_server.metrics.http import Ready
 from digits_server.metrics.recorder import Metrics
-from digits_server.models.package import Package
 from digits_server.models.registry import Registry
-from digits_server.models.repository import Watch
-from digits_server.models.runtime import Serving
-from digits_server.models.shadow import Trials
-from digits_server.models.trial import Totals, Trial, Verdict
+from digits_server.models.repository import Repository
+from digits_server.models.runtime import Runtime
 from digits_server.rpc import transports as transport
 from digits_server.rpc.access_log import access_log
 from digits_server.rpc.interceptor import Intercepted, Observer, Tolerant
@@ -53,42 +49,24 @@ class Server:
     Args:
         config: The settings.
         board: Where its metrics, heartbeat and readiness are shown.
-        report: Told what versions on trial show; leads to calls of `decide`.
-        verdicts: Trials that others know of.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        board: Board,
-        report: Callable[[Trial, Totals], None],
-        verdicts: Mapping[Trial, Verdict | None],
-    ) -> None:
+    def __init__(self, config: Config, board: Board) -> None:
         self._config = config
         self._board = board
         self._stop = asyncio.Event()
         self._metrics = Metrics(board)
         self._metrics.ready(lambda: board.is_ready)
         self._tracing = _tracing()
-
-        def offer(package: Package, images: Sequence[Images]) -> None:
-            self._trials.offer(package, images)
-
-        self._serving = Serving(config, self._metrics, self._tracing, offer)
-        self._registry = Registry(config.default_model, self._serving)
-
-        def shown(trial: Trial, totals: Totals) -> None:
-            self._metrics.shadow(trial, totals)
-            report(trial, totals)
-
-        self._trials = Trials(self._registry, config, report=shown, verdicts=verdicts)
-        self._models = Watch(
+        self._runtime = Runtime(config, self._metrics, self._tracing)
+        self._registry = Registry(config.default_model, self._runtime.serve)
+        self._models = Repository(
             config.models,
             self._registry,
-            self._trials,
             threads=config.inference_threads,
             every_s=config.reload_s,
             on_change=self._models_changed,
+            shadow=config.shadow,
         )
         self._ever_served: set[str] = set()
         self._port = 0
@@ -133,11 +111,7 @@ class Server:
         """Read again what may have changed on disk."""
         log.info("reloading")
         self._access.look()
-        self._models.look_now()
-
-    def decide(self, trial: Trial, verdict: Verdict) -> None:
-        """Promote or refuse a version on trial."""
-        self._models.decide(trial, verdict)
+        self._models.reload()
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
@@ -146,7 +120,7 @@ class Server:
         self._stop.set()
 
     async def _start(self) -> None:
-        await self._models.look(is_told=True)
+        await self._models.poll(is_told=True)
         try:
             self._registry.settle_default(self._config.models)
         except ModelRefused as error:
@@ -217,7 +191,7 @@ class Server:
         is_finished = await self._transport.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
         self._registry.close()
-        self._serving.close()
+        self._runtime.close()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
         self._heart.cancel()

@@ -130,7 +130,7 @@ def test_models(client):
 def test_models_tell_what_is_refused(tmp_path):
     """A version that serves has its costs by batch size, one that was refused the reason."""
     write_package(tmp_path / "toy" / "1")
-    write_package(tmp_path / "toy" / "2", golden_error=0.01)
+    write_package(tmp_path / "toy" / "2", reference_error=0.01)
     server = start_server(tmp_path, tmp_path)
     with DigitClient(server.address) as client:
         good, bad = client.models()
@@ -138,7 +138,7 @@ def test_models_tell_what_is_refused(tmp_path):
     assert (good.state, good.is_serving, good.reason) == ("serving", True, "")
     assert 0 < good.batch_costs[1] < good.batch_costs[1024]
     assert (bad.state, bad.is_serving, dict(bad.batch_costs)) == ("refused", False, {})
-    assert "golden" in bad.reason
+    assert "reference outputs" in bad.reason
 
 
 def test_health(client):

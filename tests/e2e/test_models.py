@@ -17,7 +17,7 @@ import pytest
 from conftest import ServerProcess, start_server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper
-from packages import write_package
+from packages import image_of, write_byte_graph, write_package
 from traffic import Traffic
 
 from digits.v1 import classifier_pb2 as pb
@@ -81,7 +81,7 @@ def test_slowly_copied_version_takes_over_when_it_is_whole(server, models, tmp_p
     target = models / "toy" / "2"
     target.mkdir()
     with Traffic(server.address) as traffic:
-        for name in ("golden.npz", "model.onnx"):
+        for name in ("reference.npz", "model.onnx"):
             content = (source / name).read_bytes()
             with (target / name).open("wb", buffering=0) as file:
                 for start in range(0, len(content), 2048):
@@ -117,7 +117,7 @@ def answers_nan(folder):
 
 def unreadable(folder):
     """For root, too, who may read files without permission: a folder in the file's place."""
-    model = write_package(folder) / "golden.npz"
+    model = write_package(folder) / "reference.npz"
     model.unlink()
     model.mkdir()
 
@@ -125,10 +125,13 @@ def unreadable(folder):
 BAD = {
     "2": (truncated, "model.onnx can't be loaded"),
     "3": (other_shape, "inputs are|can't be loaded"),
-    "4": (lambda folder: write_package(folder, golden_error=0.01), "answers differ from the golden ones by 0.01"),
-    "5": (answers_nan, "answers differ from the golden ones by nan"),
-    "6": (unreadable, "package can't be read: IsADirectoryError"),
-    "7": (lambda folder: write_package(folder, metadata={"digits.labels": "?"}), "package can't be read: JSONDecode"),
+    "4": (
+        lambda folder: write_package(folder, reference_error=0.01),
+        "answers differ from the reference outputs by 0.01",
+    ),
+    "5": (answers_nan, "values from nan to nan.*answers differ from the reference outputs by nan"),
+    "6": (unreadable, "reference.npz can't be read: IsADirectoryError"),
+    "7": (lambda folder: write_package(folder, metadata={"digits.labels": "?"}), r"digits.labels is '\?', no JSON"),
 }
 
 
@@ -148,6 +151,44 @@ def test_bad_versions_are_refused_and_the_old_one_serves_on(server, models):
     assert page(server, "/readyz")[0] == 200
 
 
+def test_asking_for_a_refused_model_says_why(server, models):
+    """NOT_FOUND tells what was wrong with the model that was asked for, in one line."""
+    write_package(models / "mine" / "1", gives_logits=True)
+    write_package(models / "yours" / "v1")
+    wait_until(lambda: {"mine/1", "yours/v1"} <= set(listed(server)))
+    wait_until(lambda: listed(server)["mine/1"][0] == "REFUSED")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = pb_grpc.DigitClassifierStub(channel)
+        for model, reason in (("mine", "version 1 was refused: .*softmax"), ("yours", "version v1 was refused: 'v1'")):
+            with pytest.raises(grpc.RpcError) as error:
+                stub.Classify(pb.ClassifyRequest(model=model, pixels=bytes(784)), timeout=20)
+            assert error.value.code() == grpc.StatusCode.NOT_FOUND
+            assert re.search(reason, error.value.details())
+    assert server.log.count('"no model"') == 1
+
+
+def test_byte_graph_is_served(server, models):
+    """A version with a byte graph takes over; bytes, and floats that are bytes, get the same answers from it."""
+    write_byte_graph(write_package(models / ".2", shift=1), shift=1)
+    (models / ".2").rename(models / "toy" / "2")
+    wait_until(serves(server, "other/1", "toy/1", "toy/2"))
+    assert listed(server)["toy/2"] == ("SERVING", "")
+    images = np.stack([image_of(digit) for digit in range(10)])
+    with grpc.insecure_channel(server.address) as channel:
+        stub = pb_grpc.DigitClassifierStub(channel)
+        of_bytes, of_floats, of_others = (
+            stub.Classify(request, timeout=20)
+            for request in (
+                pb.ClassifyRequest(pixels=images.tobytes()),
+                pb.ClassifyRequest(vectors=(images / 255).ravel().tolist()),
+                pb.ClassifyRequest(vectors=(images / 255.1).ravel().tolist()),
+            )
+        )
+    assert list(of_bytes.digits) == [*range(1, 10), 0]
+    assert of_bytes.probabilities == of_floats.probabilities
+    assert list(of_others.digits) == list(of_bytes.digits)
+
+
 def test_removed_version_rolls_back_and_replaced_one_takes_over(server, models):
     """Version 2 goes: version 1 answers. Version 1 is replaced by other files: they answer. No call fails."""
     package = write_package(models / "toy" / "2", shift=1)
@@ -160,7 +201,7 @@ def test_removed_version_rolls_back_and_replaced_one_takes_over(server, models):
 
     other = write_package(models / ".new", shift=5)
     with Traffic(server.address) as traffic:
-        for name in ("golden.npz", "model.onnx"):  # two steps: between them the package contradicts itself
+        for name in ("reference.npz", "model.onnx"):  # two steps: between them the package contradicts itself
             (other / name).replace(models / "toy" / "1" / name)
         wait_until(lambda: traffic.outcomes["wrong"])  # for a model that answers the digit itself
     assert traffic.versions == {"1": traffic.sent}
@@ -306,7 +347,7 @@ def test_strict_server_tells_the_open_inference_protocol_too(tmp_path, transport
 
 def test_strict_server_is_ready_when_nothing_is_refused(models, tmp_path, transport):
     """A bad package keeps it from becoming ready, though it answers; one that comes later does not take it away."""
-    bad = write_package(models / "toy" / "2", golden_error=1)
+    bad = write_package(models / "toy" / "2", reference_error=1)
     server = waiting_server(models, tmp_path, "--default-model=toy", f"--transport={transport}")
     assert (page(server, "/readyz")[0], health(server)) == (503, NOT_SERVING)
     with Traffic(server.address, bare=1) as traffic:
@@ -314,7 +355,7 @@ def test_strict_server_is_ready_when_nothing_is_refused(models, tmp_path, transp
     assert traffic.outcomes == {"right": traffic.sent}
     shutil.rmtree(bad)
     wait_until(lambda: page(server, "/readyz")[0] == 200)
-    write_package(models / "toy" / "3", golden_error=1)
+    write_package(models / "toy" / "3", reference_error=1)
     wait_until(lambda: server.metric("digits_models_refused") == 1)
     assert (page(server, "/readyz")[0], health(server)) == (200, SERVING)
     assert server.stop() == 0

@@ -6,7 +6,7 @@ from concurrent.futures import Executor, Future
 import numpy as np
 import pytest
 
-from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, QueueFull
+from digits_server.errors import DeadlineExpired, DeadlineTooShort, Draining, InvalidArgument, QueueFull
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.request import Job
 
@@ -166,28 +166,19 @@ async def test_expectation_is_told_who_is_there():
     assert batcher.in_flight == 0
 
 
-async def test_one_request_may_be_of_several_callers():
-    """They are counted like callers with requests of their own, when somebody is waited for and in the report."""
-    told, reports = [], []
-
-    def expect(*facts):
-        told.append(facts)
-        return 4
-
-    batcher = make(Puppet(), expect=expect, on_batch=reports.append)
-    await batcher.submit(rows(0))
-    alone = asyncio.create_task(batcher.submit(rows(1)))
-    await turns()
-    assert len(reports) == 1
-    together = Job(rows(2, 3, 4), callers=3)
-    batcher.admit(together)
-    together.gone = 2
-    assert batcher.in_flight == 4
-    await alone
-    batcher.release(together)
-    assert values(together.outcomes) == [2, 3, 4]
-    assert (reports[1].release, reports[1].unwanted, len(reports[1].queue_s)) == ("joined", 2, 4)
-    assert told[1] == (4, "joined", 4)
+async def test_admitted_requests_run_in_their_order_without_tasks():
+    """Who has several in work at once, as a stream, admits them one after the other and awaits them later."""
+    model = Puppet()
+    batcher = make(model)
+    jobs = [Job(rows(n)) for n in range(3)]
+    for job in jobs:
+        batcher.admit(job)
+    assert batcher.in_flight == 3
+    batcher.release(jobs[1])
+    assert [values(await job.settled()) for job in (jobs[0], jobs[2])] == [[0], [2]]
+    batcher.release(jobs[0])
+    batcher.release(jobs[2])
+    assert model.batches == [[0, 2]]
     assert batcher.in_flight == 0
 
 
@@ -360,11 +351,23 @@ async def test_queue_limit_is_exact():
 
 
 async def test_oversize_request_is_admitted_whole_or_not():
-    """A request of many parts that does not fit takes no room at all."""
-    batcher = make(Puppet(), max_batch_size=2, max_queue=5)
-    with pytest.raises(QueueFull):
+    """A request of many parts that does not fit takes no room at all, and says so if it never will."""
+    executor = PuppetExecutor()
+    batcher = make(Puppet(), max_batch_size=2, max_queue=5, executor=executor)
+    with pytest.raises(InvalidArgument, match="images: 6 in one request; allowed are up to 5"):
         await batcher.submit(rows(*range(6)))
     assert batcher.waiting_rows == 0
+    running = asyncio.create_task(batcher.submit(rows(0)))
+    await turns()
+    waiting = asyncio.create_task(batcher.submit(rows(1)))
+    await turns()
+    with pytest.raises(QueueFull):
+        await batcher.submit(rows(*range(5)))
+    assert batcher.waiting_rows == 1
+    for _ in range(2):
+        executor.finish()
+        await turns()
+    await asyncio.gather(running, waiting)
 
 
 async def test_deadline_that_cannot_be_met_is_refused_on_arrival():

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 from digits_server.inference.engine import Engine
+from digits_server.inference.graph import Graph
 from digits_server.metrics.definitions import INKS
 from digits_server.metrics.drift import LEAST, WINDOW_S, Drift, Window, index, reference
 
@@ -17,7 +18,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 
 @pytest.fixture(scope="module", params=["digits-mlp", "digits-cnn"])
 def engine(request):
-    return Engine(ROOT / "models" / request.param / "1" / "model.onnx")
+    return Engine(Graph(ROOT / "models" / request.param / "1" / "model.onnx"))
 
 
 def read(path):

@@ -1,8 +1,12 @@
 """Which packages are served, and which are refused for what."""
 
+import re
+import shutil
+
 import numpy as np
+import onnx
 import pytest
-from packages import image_of, write_package
+from packages import image_of, write_byte_graph, write_package
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.api import messages as converters
@@ -10,8 +14,7 @@ from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.inference.batcher import Batcher
 from digits_server.models.package import Key, load
 from digits_server.models.registry import Registry, ServedModel
-from digits_server.models.repository import Watch
-from digits_server.models.shadow import Trials
+from digits_server.models.repository import Repository
 
 
 async def registry_of(root, default="toy-b"):
@@ -22,7 +25,7 @@ async def registry_of(root, default="toy-b"):
         pass
 
     registry = Registry(default, make)
-    await Watch(root, registry, Trials(registry), threads=1, every_s=0, on_change=on_change).look(is_told=True)
+    await Repository(root, registry, threads=1, every_s=0, on_change=on_change).poll(is_told=True)
     registry.settle_default(root)
     return registry
 
@@ -61,35 +64,32 @@ async def test_single_model_is_the_default(tmp_path):
 async def test_broken_package_is_refused_and_the_rest_served(tmp_path):
     """A package that fails verification is listed with the reason; the version before it goes on serving."""
     write_package(tmp_path / "toy" / "1")
-    write_package(tmp_path / "toy" / "2", golden_error=0.01)
+    write_package(tmp_path / "toy" / "2", reference_error=0.01)
     registry = await registry_of(tmp_path)
     assert registry.get().package.version == "1"
     assert registry.refused == [Key("toy", 2)]
-    assert registry.notes[Key("toy", 2)].reason.startswith("answers differ from the golden ones by 0.01")
+    assert registry.notes[Key("toy", 2)].reason.startswith("answers differ from the reference outputs by 0.01")
 
 
 async def test_list_tells_who_serves_and_who_was_refused(tmp_path):
     """ListModels shows a refused version beside the one that serves, with the reason."""
     write_package(tmp_path / "toy" / "1")
-    write_package(tmp_path / "toy" / "2", golden_error=0.01)
+    write_package(tmp_path / "toy" / "2", reference_error=0.01)
     serving, refused = converters.models(await registry_of(tmp_path)).models
     assert (serving.version, serving.state, serving.is_default) == ("1", pb.MODEL_STATE_SERVING, True)
     assert (refused.version, refused.state, refused.is_default) == ("2", pb.MODEL_STATE_REFUSED, False)
-    assert "golden" in refused.reason
-
-
-async def test_folders_that_are_no_versions_are_passed_over(tmp_path):
-    """Copies in progress and backups, whose names are no numbers, are not looked at."""
-    write_package(tmp_path / "toy" / "1")
-    write_package(tmp_path / "toy" / "2.tmp", golden_error=1)
-    registry = await registry_of(tmp_path)
-    assert len(registry.all()) == 1
-    assert registry.refused == []
+    assert "reference outputs" in refused.reason
 
 
 async def test_nothing_to_serve_is_an_error(tmp_path):
-    """A folder without a servable model is said so, by name."""
+    """A folder without a servable model is said so, by name, with why what is there does not serve."""
     with pytest.raises(ModelRefused, match="holds no model that can be served"):
+        await registry_of(tmp_path)
+    write_package(tmp_path / "toy" / "1", reference_error=0.01)
+    write_package(tmp_path / "mine" / "v1")
+    with pytest.raises(
+        ModelRefused, match=r"toy/1 was refused: answers differ .*; mine/v1 was refused: 'v1' is no version"
+    ):
         await registry_of(tmp_path)
 
 
@@ -115,10 +115,10 @@ def spoil(name):
     return write
 
 
-def golden(**arrays):
+def reference(**arrays):
     def write(folder):
-        with np.load(folder / "golden.npz") as old:
-            np.savez(folder / "golden.npz", **{**old, **arrays})
+        with np.load(folder / "reference.npz") as old:
+            np.savez(folder / "reference.npz", **{**old, **arrays})
 
     return write
 
@@ -127,15 +127,15 @@ def golden(**arrays):
     ("damage", "reason"),
     [
         (spoil("model.onnx"), "can't be loaded"),
-        (spoil("golden.npz"), "package can't be read"),
-        (lambda folder: (folder / "golden.npz").unlink(), "package can't be read: FileNotFoundError"),
-        (golden(probabilities=np.full((10, 10), np.nan, np.float32)), "differ from the golden ones by nan"),
-        (golden(inputs=np.zeros((10, 783), np.uint8)), r"inputs uint8 \(10, 783\)"),
-        (golden(probabilities=np.zeros((10, 9), np.float32)), r"probabilities \(10, 9\)"),
+        (spoil("reference.npz"), "reference.npz can't be read"),
+        (lambda folder: (folder / "reference.npz").unlink(), "reference.npz is missing"),
+        (reference(probabilities=np.full((10, 10), np.nan, np.float32)), "differ from the reference outputs by nan"),
+        (reference(inputs=np.zeros((10, 783), np.uint8)), r"inputs uint8 \(10, 783\)"),
+        (reference(probabilities=np.zeros((10, 9), np.float32)), "reference outputs have 9 classes, model.onnx has 10"),
     ],
 )
 def test_damaged_packages_are_refused(tmp_path, damage, reason):
-    """Whatever is missing or wrong in a package is named."""
+    """Whatever is missing or wrong in a package that `digits-export` has made is named."""
     folder = write_package(tmp_path / "toy" / "1")
     damage(folder)
     with pytest.raises(ModelRefused, match=reason):
@@ -143,10 +143,125 @@ def test_damaged_packages_are_refused(tmp_path, damage, reason):
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"digits.labels": "["}, {"digits.abstain": "{}"}, {"digits.training": "[]"}, {"digits.reference": "3"}]
+    ("metadata", "reason"),
+    [
+        ({"digits.labels": "["}, r"digits.labels is '\[', no JSON .*; allowed is a JSON list"),
+        ({"digits.labels": None}, "no metadata digits.labels: a JSON list of the classes' names"),
+        ({"digits.labels": "[]"}, r"digits.labels is \[\]; allowed are 1 to 65,536 strings"),
+        ({"digits.labels": '["a", "b"]'}, r"answers \(28, 10\) to 28 images; digits.labels names 2 classes"),
+        ({"digits.input_range": "[0, 255]"}, r"digits.input_range is \[0, 255\]; allowed is \[0, 1\]"),
+        ({"digits.abstain": '{"confidence": 5}'}, "confidence is 5; allowed is a number from 0 to 1"),
+        ({"digits.training": "[]"}, r"digits.training is \[\]; allowed is a JSON object"),
+        ({"digits.training": '{"test_accuracy": "good"}'}, "test_accuracy is 'good'; allowed is a number from 0 to 1"),
+        ({"digits.reference": "3"}, "digits.reference is 3; allowed is a JSON object"),
+        (
+            {"digits.reference": '{"ink_histogram": {"edges": [1]}}'},
+            "ink_histogram is .* ascending numbers, at least two",
+        ),
+    ],
 )
-def test_damaged_metadata_is_refused(tmp_path, metadata):
-    """Metadata that is no JSON, or lacks what serving needs, is a reason to refuse."""
+def test_damaged_metadata_is_refused(tmp_path, metadata, reason):
+    """Metadata that serving can't use is a reason to refuse, with what was found and what is allowed."""
     write_package(tmp_path / "toy" / "1", metadata=metadata)
-    with pytest.raises(ModelRefused, match="package can't be read"):
+    with pytest.raises(ModelRefused, match=reason):
         load(tmp_path, Key("toy", 1), threads=1)
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    """Whoever mends a package learns everything that is wrong with it from one message."""
+    folder = write_package(
+        tmp_path / "toy" / "1",
+        gives_logits=True,
+        metadata={"digits.labels": None, "digits.abstain": "?", "digits.training": "{}"},
+    )
+    (folder / "reference.npz").write_bytes(b"")
+    with pytest.raises(ModelRefused) as refusal:
+        load(tmp_path, Key("toy", 1), threads=1)
+    for fault in ("reference.npz can't be read", "digits.labels", "digits.abstain", "gives no probabilities"):
+        assert fault in str(refusal.value)
+
+
+def test_metadata_other_than_labels_is_optional(tmp_path):
+    """What a model does not say is unknown: no accuracy, and no image is flagged by thresholds of nobody's."""
+    names = ("digits.abstain", "digits.reference", "digits.training")
+    write_package(tmp_path / "toy" / "1", sharpness=0.1, metadata=dict.fromkeys(names))
+    package = load(tmp_path, Key("toy", 1), threads=1)
+    assert package.test_accuracy == 0.0
+    assert package.remark == ""
+    assert package.engine.predict([image_of(3)[np.newaxis]]).flags.tolist() == [0]
+
+
+def test_older_name_of_the_reference_outputs(tmp_path):
+    """Packages of before call them golden.npz: they verify the model as well."""
+    folder = write_package(tmp_path / "toy" / "1", reference_error=0.01)
+    (folder / "reference.npz").rename(folder / "golden.npz")
+    with pytest.raises(ModelRefused, match=r"differ from the reference outputs by 0.01"):
+        load(tmp_path, Key("toy", 1), threads=1)
+
+
+def test_logits_are_never_served_as_probabilities(tmp_path):
+    """A model without its softmax is refused, even if its reference outputs agree, and the remedy is named."""
+    write_package(tmp_path / "toy" / "1", gives_logits=True)
+    with pytest.raises(ModelRefused, match=r"values from 0 to 10, .* `digits-export import` adds the softmax"):
+        load(tmp_path, Key("toy", 1), threads=1)
+
+
+def test_model_that_takes_one_image_at_a_time_is_refused(tmp_path):
+    """A graph that says it takes any number of images, and does not, is found out before anybody asks it."""
+    path = write_package(tmp_path / "toy" / "1") / "model.onnx"
+    model = onnx.load(path)
+    shape = onnx.numpy_helper.from_array(np.array([1, 784]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["vectors", "shape"], ["one"]))
+    model.graph.node[1].input[0] = "one"
+    onnx.save(model, path)
+    with pytest.raises(ModelRefused, match=r"model.onnx fails on 28 images"):
+        load(tmp_path, Key("toy", 1), threads=1)
+
+
+async def test_a_thousand_classes(tmp_path):
+    """Any number of classes is served: indices beyond a byte come through whole."""
+    write_package(tmp_path / "toy" / "1", labels=[f"class {number}" for number in range(1000)])
+    model = (await registry_of(tmp_path)).get()
+    images = np.stack([image_of(digit) for digit in (3, 299, 777)])
+    images[:, 300:400] = 0
+    (outcome,) = await model.batcher.submit(images)
+    assert outcome.answers.digits.tolist() == [3, 299, 777]
+    request = pb.ClassifyRequest(pixels=images.tobytes(), top_k=1)
+    answer = pb.ClassifyResponse.FromString(converters.response(request, model, outcome))
+    assert list(answer.digits) == list(answer.top_digits) == [3, 299, 777]
+    assert len(answer.probabilities) == 3000
+
+
+def test_byte_graph_answers_bytes(tmp_path):
+    """A package with a byte graph that agrees with its float graph serves both, and has nothing to remark."""
+    write_byte_graph(write_package(tmp_path / "toy" / "1"))
+    package = load(tmp_path, Key("toy", 1), threads=1)
+    assert package.remark == ""
+    assert package.engine.has_byte_graph
+
+
+def spoil_bytes(folder):
+    write_byte_graph(folder)
+    (folder / "bytes.onnx").write_bytes(b"no graph")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda folder: write_byte_graph(folder, sharpness=9.9), "probabilities differ from those of model.onnx by"),
+        (lambda folder: write_byte_graph(folder, confidence=0.9999), "flags differ from those of model.onnx"),
+        (lambda folder: write_byte_graph(folder, ink_range=(0.05, 0.42)), "flags differ from those of model.onnx"),
+        (lambda folder: write_byte_graph(folder, derived_from="else"), "derived from another model.onnx"),
+        (spoil_bytes, "bytes.onnx can't be loaded"),
+        (lambda folder: shutil.copy(folder / "model.onnx", folder / "bytes.onnx"), "derived from another model.onnx"),
+    ],
+)
+def test_byte_graph_that_can_not_be_trusted_is_not_used(tmp_path, write, reason):
+    """The float graph answers all and the package says why, as it would where a processor's kernels saturate."""
+    write(write_package(tmp_path / "toy" / "1"))
+    package = load(tmp_path, Key("toy", 1), threads=1)
+    assert package.remark.startswith("bytes.onnx is not used: ")
+    assert re.search(reason, package.remark)
+    assert not package.engine.has_byte_graph
+    assert package.engine.predict([image_of(3)[np.newaxis]]).digits.tolist() == [3]

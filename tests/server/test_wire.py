@@ -57,18 +57,6 @@ def test_response_reads_back_as_written(parts, with_probabilities):
     )
 
 
-@pytest.mark.parametrize(("size", "start", "end"), [(1, 0, 1), (64, 0, 64), (300, 7, 290)])
-def test_responses_are_those_of_each_row(size, start, end):
-    """Many answers written at once are, byte by byte, those written one by one."""
-    outcome = Outcome(predictions(size), start, end, 0.25, 0.5, size)
-    fixed = pb.ClassifyResponse(model="m", version="7").SerializeToString()
-    alone = [
-        wire.response(fixed, Outcome(outcome.answers, row, row + 1, 0.25, 0.5, size), probabilities=True)
-        for row in range(start, end)
-    ]
-    assert wire.responses(fixed, outcome) == alone
-
-
 def test_stream_response_wraps_a_response():
     """The bytes of a response become those of a stream's message that carries it."""
     response = pb.ClassifyResponse(digits=[1, 2], model="m" * 300)
@@ -109,20 +97,6 @@ def test_usual_request_is_read_without_protobuf():
     request = wire.request(data)
     assert isinstance(request, wire.Request)
     assert request.pixels.obj is data
-
-
-def test_images_of_many_requests():
-    """They are read in one go, in order; a request with anything else among them is an error."""
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 784), np.uint8)
-    messages = [pb.ClassifyRequest(pixels=image.tobytes()).SerializeToString() for image in pixels]
-    np.testing.assert_array_equal(wire.images(messages), pixels)
-    for other in (
-        REQUESTS["all"].SerializeToString(),
-        REQUESTS["image"].SerializeToString(),
-        b"\x22" + messages[0][1:],
-    ):
-        with pytest.raises(ValueError, match="one "):
-            wire.images([*messages, other])
 
 
 @pytest.mark.parametrize(

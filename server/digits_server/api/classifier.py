@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -31,14 +31,11 @@ if TYPE_CHECKING:  # generic only in the stubs
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def reads(
-    deserialize: Callable[[bytes], Request], together: Callable[..., Job[Any, Any]] | None = None
-) -> Callable[[HandlerT], HandlerT]:
-    """Let a handler's messages be read by `deserialize` instead of protobuf, and some be answered by `together`."""
+def reads(deserialize: Callable[[bytes], Request]) -> Callable[[HandlerT], HandlerT]:
+    """Let a handler's messages be read by `deserialize` instead of protobuf."""
 
     def mark(handler: HandlerT) -> HandlerT:
         handler.reads = deserialize  # type: ignore[attr-defined]
-        handler.together = together  # type: ignore[attr-defined]
         return handler
 
     return mark
@@ -50,26 +47,12 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def _classify_together(self, messages: Sequence[bytes], deadline: float) -> Answering:
-        """Begin to answer several requests as one, each an image for the default model and nothing else.
-
-        Raises:
-            ValueError: They are not, or don't fit in one batch.
-            ServerError: As `Classify`.
-        """
-        images, model = wire.images(messages), self._registry.get()
-        if len(images) > model.batcher.max_batch_size:
-            raise ValueError("more than a batch")
-        answering = _Together(images, model, deadline)
-        model.batcher.admit(answering)
-        return answering
-
-    @reads(wire.request, _classify_together)
-    def Classify(  # type: ignore[override] # not a coroutine: see `Answering`
+    @reads(wire.request)
+    async def Classify(  # type: ignore[override] # answers with bytes
         self, request: Request, context: Context
-    ) -> Answering:
-        """Begin to answer one request."""
-        return self._admit(request, calls.deadline(context), context)
+    ) -> bytes:
+        """Answer one request."""
+        return await self._admit(request, calls.deadline(context), context)
 
     @reads(wire.stream_request)
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
@@ -133,71 +116,29 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
 
 
 class Answering(Job[Images, Predictions]):
-    """A request on its way through a batcher: await it, or say who is to be given it."""
+    """A request on its way through a batcher, to be awaited or left, once."""
 
-    __slots__ = ("_context", "_model", "_reply", "_request")
+    __slots__ = ("_context", "_model", "_request")
 
     def __init__(self, request: Request, model: ServedModel, deadline: float, context: Context | None) -> None:
         super().__init__(converters.images(request), deadline)
         self._request, self._model, self._context = request, model, context
-        self._reply: Callable[[bytes | BaseException], None] | None = None
 
     def __await__(self) -> Generator[None, None, bytes]:
-        return self._wait().__await__()
+        return self._answer().__await__()
 
-    async def _wait(self) -> bytes:
+    async def _answer(self) -> bytes:
         try:
-            await self.settled()
+            outcome = converters.joined(await self.settled())
         finally:
             self.leave()
-        return self._response()
-
-    def then(self, reply: Callable[[bytes | BaseException], None]) -> None:
-        """Have `reply` called with the answer, or with what went wrong, unless the caller leaves before."""
-        self._reply = reply
+        if self._request.request_id and self._context:
+            self._context.set_trailing_metadata(calls.trailers(self._request, self._model.package, outcome))
+        return converters.response(self._request, self._model, outcome)
 
     def leave(self) -> None:
         """Give up, or be done."""
-        self._reply = None
         self._model.batcher.release(self)
-
-    def done(self) -> None:
-        """Reply, if that is wanted."""
-        reply = self._reply
-        if reply is None:
-            super().done()
-            return
-        self.leave()
-        if isinstance(self.result, BaseException):
-            reply(self.result)
-            return
-        answer: bytes | BaseException
-        try:
-            answer = self._response()
-        except Exception as error:  # noqa: BLE001 - must not reach the others of the batch
-            answer = error
-        reply(answer)
-
-    def _response(self) -> bytes:
-        request, outcome = self._request, converters.joined(self.outcomes)
-        if request.request_id and self._context:
-            self._context.set_trailing_metadata(calls.trailers(request, self._model.package, outcome))
-        return converters.response(request, self._model, outcome)
-
-
-class _Together(Answering):
-    """Several requests, each an image and nothing else, on their way as one: answered with a list of messages."""
-
-    __slots__ = ()
-
-    def __init__(self, images: Images, model: ServedModel, deadline: float) -> None:
-        Job.__init__(self, images, deadline, len(images))
-        self._model = model
-        self._reply = None
-
-    def _response(self) -> Any:
-        (outcome,) = self.outcomes
-        return wire.responses(self._model.signature, outcome)
 
 
 def _rows(admitted: Answering | ServerError) -> int:

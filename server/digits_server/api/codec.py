@@ -8,8 +8,7 @@ the arrays hold. And bytes of messages put in a row are their merged message, so
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.inference.engine import PIXELS, Predictions
+from digits_server.inference.engine import Predictions
 from digits_server.inference.request import Outcome
 
 _VARINT, _LENGTH_DELIMITED = 0, 2  # wire types
@@ -97,20 +96,6 @@ def request(data: bytes) -> Request | pb.ClassifyRequest:
         return pb.ClassifyRequest.FromString(data)
 
 
-def images(messages: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """Return the (n, 784) images of n `ClassifyRequest`s with an image of bytes each, and nothing else.
-
-    Raises:
-        ValueError: One is another message.
-    """
-    if {len(message) for message in messages} != {len(_IMAGE) + PIXELS}:
-        raise ValueError("one is longer or shorter")
-    table = np.frombuffer(b"".join(messages), np.uint8).reshape(len(messages), -1)
-    if (table[:, : len(_IMAGE)] != np.frombuffer(_IMAGE, np.uint8)).any():
-        raise ValueError("one begins otherwise")
-    return np.ascontiguousarray(table[:, len(_IMAGE) :])
-
-
 def stream_request(data: bytes) -> Request | pb.ClassifyRequest:
     """Return the `ClassifyRequest` in the bytes of a `ClassifyStreamRequest`, as `request` does.
 
@@ -166,9 +151,6 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-_IMAGE = _tag("pixels", pb.ClassifyRequest) + varint(PIXELS)  # before the pixels of a single image
-
-
 def response(fixed: bytes, outcome: Outcome[Predictions], *, probabilities: bool) -> bytes:
     """Return the bytes of a `ClassifyResponse`.
 
@@ -177,40 +159,21 @@ def response(fixed: bytes, outcome: Outcome[Predictions], *, probabilities: bool
         outcome: What became of the request.
         probabilities: Whether to include the n x classes probabilities.
     """
-    start, end, answers = outcome.start, outcome.end, outcome.answers
-    confidences = answers.confidences_bytes[4 * start : 4 * end]
-    count = varint(end - start)
+    answers, rows = outcome.answers, slice(outcome.start, outcome.end)
+    digits, count = answers.digits[rows].tobytes(), varint(outcome.end - outcome.start)
+    if answers.probabilities.shape[1] > 128:  # class indices of more than a byte
+        digits = b"".join(map(varint, answers.digits[rows].tolist()))
+    confidences = answers.confidences[rows].tobytes()
     times = _TIMES.pack(_QUEUE_TAG, outcome.queue_s, _INFERENCE_TAG, outcome.inference_s, _SIZE_TAG)
     times += varint(outcome.batch_size)
     parts = [
-        *(_DIGITS, count, answers.digits_bytes[start:end], _FLAGS, count, answers.flags_bytes[start:end]),
+        *(_DIGITS, varint(len(digits)), digits, _FLAGS, count, answers.flags[rows].tobytes()),
         *(_CONFIDENCES, varint(len(confidences)), confidences, _TIMING, varint(len(times)), times, fixed),
     ]
     if probabilities:
-        width = answers.bytes_per_image
-        parts += (
-            _PROBABILITIES,
-            varint(width * (end - start)),
-            answers.probabilities_bytes[width * start : width * end],
-        )
+        found = answers.probabilities[rows].tobytes()
+        parts += (_PROBABILITIES, varint(len(found)), found)
     return b"".join(parts)
-
-
-def responses(fixed: bytes, outcome: Outcome[Predictions]) -> list[bytes]:
-    """Return the bytes of a `ClassifyResponse` for each row of an outcome, as if they had been requests of their own.
-
-    They differ in a few bytes, whose places are always the same.
-    """
-    start, end, answers = outcome.start, outcome.end, outcome.answers
-    first = response(fixed, replace(outcome, end=start + 1), probabilities=True)
-    table = np.empty((end - start, len(first)), np.uint8)
-    table[:] = np.frombuffer(first, np.uint8)
-    table[:, 2] = answers.digits[start:end]
-    table[:, 5] = answers.flags[start:end]
-    table[:, 8:12] = answers.confidences[start:end, None].view(np.uint8)
-    table[:, -answers.bytes_per_image :] = answers.probabilities[start:end].view(np.uint8)
-    data = table.tobytes()
-    return [data[at : at + len(first)] for at in range(0, len(data), len(first))]
 
 
 def stream_response(response: bytes) -> bytes:

@@ -119,9 +119,13 @@ def models(registry: Registry) -> pb.ListModelsResponse:
     entries = {key: _noted(key, note) for key, note in registry.notes.items()}
     for model in registry.all():
         entry = _served(model, is_default=model is default)
-        entry.reason = entries[model.package.key].reason if model.package.key in entries else ""
+        entry.reason = entries[model.package.key].reason if model.package.key in entries else model.package.remark
         entries[model.package.key] = entry
-    return pb.ListModelsResponse(models=[entry for _, entry in sorted(entries.items())])
+    misplaced = [
+        pb.Model(name=name, version=version, state=pb.MODEL_STATE_REFUSED, reason=reason)
+        for (name, version), reason in sorted(registry.misplaced.items())
+    ]
+    return pb.ListModelsResponse(models=[entry for _, entry in sorted(entries.items())] + misplaced)
 
 
 def _count(field: str, length: int, unit: str) -> int:

@@ -15,8 +15,8 @@ ALL = 1 << 30
 """More requests than there can be: wait until nobody else comes."""
 
 
-class Crowd:
-    """Told of each batch that ran, returns how many requests to wait for before the next one.
+class Concurrency:
+    """Estimates how many callers there are; told of each batch that ran, returns how many to wait for before the next.
 
     On a busy server a run for every request makes each of them pay for waking threads and sockets; answers that go out
     together share that. The callers who are about to ask again can't be seen, but they can be counted: a batch that

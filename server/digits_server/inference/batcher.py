@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic
 
 from digits_server.errors import DeadlineTooShort, Draining, InvalidArgument, QueueFull
-from digits_server.inference.request import AnswersT, BatchReport, Job, Outcome, Part, Piece, Queue, RowsT, answer
+from digits_server.inference.queue import Queue
+from digits_server.inference.request import (
+    AnswersT,
+    BatchItem,
+    BatchReport,
+    Job,
+    Outcome,
+    ResultSlice,
+    RowsT,
+    run_batch,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -32,10 +42,9 @@ class Batcher(Generic[RowsT, AnswersT]):
         run: Answers a list of requests' rows with one row of answers for each row, in order. Called with at least
             one row, on the event loop, or in `executor` if there is one (which must then run one call at a time).
         max_batch_size: Most rows in one run. A larger request is cut into parts of this size.
-        max_queue: Most rows waiting; one more is refused.
-        max_rows: Most rows of one request.
+        max_queue: Most rows waiting, and of one request; one more is refused.
         cost: Estimates the seconds needed to run so many rows; tells which deadlines can't be met.
-        expect: Told how many callers each batch answers, why it runs, and how many are in flight; returns how many
+        expect: Told how many requests each batch answers, why it runs, and how many are in flight; returns how many
             to wait for before the next one.
             Not asked where there is an executor: the next batch forms during the run of the one before.
         max_wait_s: Instead of that, how long the first row waits for a full batch.
@@ -50,7 +59,6 @@ class Batcher(Generic[RowsT, AnswersT]):
         *,
         max_batch_size: int,
         max_queue: int,
-        max_rows: float = float("inf"),
         cost: Callable[[int], float] = lambda _rows: 0.0,
         expect: Callable[[int, str, int], int] = lambda _requests, _release, _in_flight: 1,
         max_wait_s: float = 0.0,
@@ -61,7 +69,6 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._run = run
         self.max_batch_size = max_batch_size
         self._max_queue = max_queue
-        self._max_rows = max_rows
         self._cost = cost
         self._expect = expect
         self._max_wait_s = max_wait_s
@@ -89,11 +96,14 @@ class Batcher(Generic[RowsT, AnswersT]):
     async def submit(self, rows: RowsT, *, deadline: float = float("inf")) -> list[Outcome[AnswersT]]:
         """Return the answers to `rows`, in order: one outcome, or several if the request is larger than a batch.
 
+        Cancelled, it takes the rows that have not run out of the queue.
+
         Args:
             rows: At least one row.
             deadline: Time on the batcher's clock after which the caller has no use for the answer.
 
         Raises:
+            InvalidArgument: There is never room for so many rows.
             QueueFull: There is no room for all of the rows.
             DeadlineTooShort: The work already waiting would outlast the deadline.
             DeadlineExpired: The deadline passed while the rows waited.
@@ -115,16 +125,16 @@ class Batcher(Generic[RowsT, AnswersT]):
     def admit(self, job: Job[RowsT, AnswersT]) -> None:
         """Take a request in, as `submit` does, and return at once; whoever asked must release it, once.
 
-        Of one that has several callers, the rows are theirs in turn.
+        So a stream has several in the queue, in their order, without a task for each.
 
         Raises:
-            QueueFull, DeadlineTooShort, Draining: As `submit`.
+            InvalidArgument, QueueFull, DeadlineTooShort, Draining: As `submit`.
         """
         size, deadline, now = job.size, job.deadline, self._clock()
         if self._is_closed:
             raise Draining("the server is shutting down")
-        if size > self._max_rows:
-            raise InvalidArgument("images", f"{size} in one request; allowed are up to {self._max_rows}")
+        if size > self._max_queue:
+            raise InvalidArgument("images", f"{size} in one request; allowed are up to {self._max_queue}")
         if self._waiting.rows + size > self._max_queue:
             raise QueueFull(
                 f"{self._waiting.rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
@@ -143,11 +153,11 @@ class Batcher(Generic[RowsT, AnswersT]):
             self._wake()
             if not self._is_due:  # it waits beyond this turn of the event loop
                 self._waiting.watch(deadline)
-        self.in_flight += job.callers
+        self.in_flight += 1
 
     def release(self, job: Job[RowsT, AnswersT]) -> None:
         """Forget a request: its caller has the answer, or leaves, and then its rows leave the queue too."""
-        self.in_flight -= job.callers
+        self.in_flight -= 1
         if job.result is None:
             job.result = asyncio.CancelledError()
             self._waiting.withdraw(job)
@@ -158,7 +168,7 @@ class Batcher(Generic[RowsT, AnswersT]):
             return  # if one is running, its end wakes us again
         if self._waiting.rows >= self.max_batch_size:
             self._form_soon("full")
-        elif self._is_urgent or (self._waiting.callers >= self._expected and not self._max_wait_s):
+        elif self._is_urgent or (len(self._waiting) >= self._expected and not self._max_wait_s):
             self._form_soon("joined")
         elif self._hold_timer is None:
             self._hold()
@@ -169,14 +179,14 @@ class Batcher(Generic[RowsT, AnswersT]):
         if left_s <= 0:
             self._form_soon("wait")
         else:
-            self._joined = self._waiting.callers
+            self._joined = len(self._waiting)
             self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
 
     def _hold_over(self) -> None:
         self._hold_timer = None
         if self._is_running or self._is_due or not self._waiting.jobs:
             return
-        if self._waiting.callers == self._joined and not self._max_wait_s:
+        if len(self._waiting) == self._joined and not self._max_wait_s:
             self._form_soon("quiet")
         else:
             self._hold()
@@ -194,40 +204,41 @@ class Batcher(Generic[RowsT, AnswersT]):
         if not batch:
             self._wake()
             return
-        if self._waiting.jobs or sum([size for _, _, size in batch]) == self.max_batch_size:
+        if self._waiting.jobs or sum([item.size for item in batch]) == self.max_batch_size:
             release = "full"
         if self._executor is None:
-            callers = sum([job.callers for job, _, _ in batch])
-            self._expected = self._expect(callers, release, self.in_flight)
+            self._expected = self._expect(len(batch), release, self.in_flight)
             self._finish(batch, release, start, *self._execute(batch))
         else:
             self._is_running = True
             run = self._loop.run_in_executor(self._executor, self._execute, batch)
             run.add_done_callback(lambda done: self._finish(batch, release, start, *done.result()))
 
-    def _execute(self, batch: list[Piece[RowsT, AnswersT]]) -> tuple[list[Part[AnswersT] | Exception], float]:
-        """Return a result for each piece, and the seconds that took. Touches nothing that the event loop uses."""
+    def _execute(
+        self, batch: list[BatchItem[RowsT, AnswersT]]
+    ) -> tuple[list[ResultSlice[AnswersT] | Exception], float]:
+        """Return a result for each item, and the seconds that took. Touches nothing that the event loop uses."""
         start = self._clock()
-        results = answer(batch, self._run)
+        results = run_batch(batch, self._run)
         return results, self._clock() - start
 
     def _finish(
         self,
-        batch: list[Piece[RowsT, AnswersT]],
+        batch: list[BatchItem[RowsT, AnswersT]],
         release: str,
         start: float,
-        results: list[Part[AnswersT] | Exception],
+        results: list[ResultSlice[AnswersT] | Exception],
         inference_s: float,
     ) -> None:
         """Hand out the answers, and see to the next batch."""
         self._is_running = False
         unwanted = 0
-        size = sum([size for _, _, size in batch])
+        size = sum([item.size for item in batch])
         waits: list[float] = []
         for (job, _, rows), result in zip(batch, results, strict=True):
             wait_s = start - job.submitted
-            waits += [wait_s] * job.callers
-            unwanted += rows if job.is_over else job.gone  # over: its caller has left, or part of it has failed
+            waits.append(wait_s)
+            unwanted += rows if job.is_over else 0  # its caller has left, or part of it has failed
             if isinstance(result, Exception):
                 self._waiting.fail(job, result)
                 continue

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Rows of the runs that are measured."""
+LATENCY_BUDGET_S = 0.02
+"""Longest run that is measured, and so ever made: everybody who comes during a run waits for its end."""
+_MEASURING_S = 0.01  # for each size, so that a model is measured in a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -46,5 +54,34 @@ class CostCurve:
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """The measured gain in words."""
         return f"batching helps {self.batching_gain:.1f}x, in batches of {self.best_batch_size()}"
+
+
+def measure(run: Callable[[int], object], clock: Callable[[], float], rest: float = 0.0) -> CostCurve:
+    """Run batches of growing size and return what they cost, as far as one takes no longer than the budget.
+
+    Args:
+        run: Runs a batch of so many rows.
+        clock: Seconds, those that count.
+        rest: Pause after each run, over its length: how much of the CPU is left to others.
+    """
+
+    def clocked(size: int) -> float:
+        start = clock()
+        run(size)
+        return clock() - start
+
+    def fastest(size: int) -> float:
+        best = total = clocked(size)  # not the best: the first run of a size allocates
+        runs = 0
+        while total < _MEASURING_S or runs < 4:
+            time.sleep(rest * best)
+            seconds = clocked(size)
+            best, total, runs = min(best, seconds), total + seconds, runs + 1
+        return best
+
+    seconds = [fastest(SIZES[0])]
+    while len(seconds) < len(SIZES) and seconds[-1] < LATENCY_BUDGET_S / 2:
+        seconds.append(fastest(SIZES[len(seconds)]))
+    return CostCurve(SIZES[: len(seconds)], tuple(seconds))

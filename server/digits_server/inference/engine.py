@@ -1,23 +1,16 @@
-"""One model in onnxruntime: arrays of images in, columns of answers out. The only module that knows onnxruntime."""
+"""One model: arrays of images in, columns of answers out."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; a service has nothing to tell its vendor
-
-import onnxruntime as ort
-
-from digits_server.errors import ModelRefused
-from digits_server.inference.cost import CostCurve
+from digits_server.inference.cost import CostCurve, measure
+from digits_server.inference.graph import Graph
 
 PIXELS = 784
 """Numbers in one 28 x 28 image."""
@@ -30,50 +23,31 @@ INVERTED_ABOVE = 0.5
 BLANK, INVERTED, OUT_OF_RANGE, LOW_CONFIDENCE = 1, 2, 4, 8
 """Bits of the quality flags, as `digits.v1.QualityFlag`."""
 
-_COST_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_COST_BUDGET_S = 0.01  # for each size, so that a model is measured in a tenth of a second
-LATENCY_BUDGET_S = 0.02
-"""Longest run that is measured, and so ever made: everybody who comes during a run waits for its end."""
+PIXEL_TOLERANCE = 1e-4
+"""How far a float times 255 may be from a whole number and still be a pixel. `x / 255` in float32 is within 5e-5; what
+is further off would change the answer by more than the 1e-5 to which both graphs agree."""
+
+COLUMNS = ("digits", "confidences", "probabilities", "flags", "ink")
+"""What a byte graph returns, in this order: the columns of `Predictions`."""
 
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 """(n, 784) images: uint8 from 0 (background) to 255, or float32 in [0, 1]."""
 
 
+@dataclass(slots=True)
 class Predictions:
-    """Answers for n images, as columns, and the columns' bytes.
+    """Answers for n images, as columns."""
 
-    Args:
-        digits: (n,) uint8, index of the most probable class.
-        confidences: (n,) float32, its probability.
-        probabilities: (n, classes) float32, rows add up to 1.
-        flags: (n,) uint8, sets of quality bits.
-        ink: (n,) float32, mean ink of the images.
-    """
-
-    __slots__ = (
-        *("digits", "confidences", "probabilities", "flags", "ink"),
-        *("digits_bytes", "confidences_bytes", "probabilities_bytes", "flags_bytes", "bytes_per_image"),
-    )
-
-    def __init__(
-        self,
-        digits: npt.NDArray[np.uint8],
-        confidences: npt.NDArray[np.float32],
-        probabilities: npt.NDArray[np.float32],
-        flags: npt.NDArray[np.uint8],
-        ink: npt.NDArray[np.float32],
-    ) -> None:
-        self.digits = digits
-        self.confidences = confidences
-        self.probabilities = probabilities
-        self.flags = flags
-        self.ink = ink
-        # Once for the whole batch: cutting bytes for each caller costs a fraction of cutting arrays.
-        self.digits_bytes = digits.tobytes()
-        self.confidences_bytes = confidences.tobytes()
-        self.probabilities_bytes = probabilities.tobytes()
-        self.flags_bytes = flags.tobytes()
-        self.bytes_per_image = 4 * probabilities.shape[1]
+    digits: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    """(n,) index of the most probable class; uint16 where there are more than 256 classes."""
+    confidences: npt.NDArray[np.float32]
+    """(n,) its probability."""
+    probabilities: npt.NDArray[np.float32]
+    """(n, classes), rows add up to 1."""
+    flags: npt.NDArray[np.uint8]
+    """(n,) sets of quality bits."""
+    ink: npt.NDArray[np.float32]
+    """(n,) mean ink of the images."""
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -81,9 +55,8 @@ class Predictions:
     @classmethod
     def join(cls, parts: Sequence[tuple[Predictions, int, int]]) -> Predictions:
         """Return rows `start` to `end` of each of several, in order."""
-        columns = ("digits", "confidences", "probabilities", "flags", "ink")
         return cls(
-            *(np.concatenate([getattr(part, name)[start:end] for part, start, end in parts]) for name in columns)
+            *(np.concatenate([getattr(part, name)[start:end] for part, start, end in parts]) for name in COLUMNS)
         )
 
 
@@ -100,65 +73,77 @@ class Limits:
 
 
 class Engine:
-    """An ONNX model whose first output is the probabilities of the classes.
+    """A model as one graph or two: one takes floats and gives probabilities, the other takes bytes and gives columns.
 
     Args:
-        model: The .onnx file: one input, float32 (batch, 784) in [0, 1]; first output float32 (batch, classes);
-            optionally a second one, float32 (batch,), the higher the less the image looks like a digit.
-        threads: Threads that one run may use.
-        limits: Reads from the file's metadata where images begin to be flagged.
+        floats: One input, float32 (batch, 784) in [0, 1]; first output float32 (batch, classes); optionally a second
+            one, float32 (batch,), the higher the less the image looks like a digit.
+        limits: Where images begin to be flagged by what `floats` gives.
+        pixels: One input, uint8 (batch, 784), and all `COLUMNS` as outputs. Answers what is bytes, or floats that are
+            bytes over 255; without it `floats` answers all.
 
     Raises:
-        ModelRefused: The file can't be loaded, or its input or outputs are not these.
+        ModelRefused: A graph's inputs or outputs are not these.
     """
 
-    def __init__(
-        self,
-        model: Path,
-        *,
-        threads: int = 1,
-        limits: Callable[[Mapping[str, str]], Limits] = lambda _metadata: Limits(),
-    ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a CPU
-        options.log_severity_level = 4  # faults are raised; a second copy on stderr would not be JSON
-        try:
-            self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has no common base class for its errors
-            raise ModelRefused(f"model.onnx can't be loaded: {error}") from error
-        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        """What the file says about itself."""
-        self._limits = limits(self.metadata)
+    def __init__(self, floats: Graph, limits: Limits | None = None, pixels: Graph | None = None) -> None:
+        floats.check(
+            "float",
+            PIXELS,
+            ranks=([2], [2, 1]),
+            types="tensor(float)",
+            outputs="float tensors, (batch, classes) and optionally (batch,)",
+        )
+        if pixels:
+            pixels.check(
+                "uint8",
+                PIXELS,
+                ranks=([1, 1, 2, 1, 1],),
+                types="tensor(float) tensor(uint8) tensor(uint16)",
+                outputs=f"{', '.join(COLUMNS)}, of which probabilities (batch, classes), the others (batch,)",
+            )
+        self._floats, self._pixels = floats, pixels
+        self._limits = limits or Limits()
         self._mean = np.full(PIXELS, 1 / PIXELS, np.float32)
-        self._ink_edges, self._flags = _flag_table(self._limits.ink_range)
-        self._input, self._outputs = self._signature()
-        # Where one thread does it all, its own time is not lengthened by those it shares interpreter and CPU with.
-        self._clock = time.thread_time if threads == 1 else time.perf_counter
+        self.metadata = floats.metadata
+        """What the file of the float graph says about itself."""
 
-    def _signature(self) -> tuple[str, list[str]]:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shapes = [(i.type, len(i.shape), i.shape[1:], isinstance(i.shape[0], int)) for i in inputs]
-        if shapes != [("tensor(float)", 2, [PIXELS], False)]:
-            raise ModelRefused(
-                f"inputs are {[(i.name, i.type, i.shape) for i in inputs]}; allowed is one float (batch, {PIXELS})"
-            )
-        if [len(o.shape) for o in outputs] not in ([2], [2, 1]) or any(o.type != "tensor(float)" for o in outputs):
-            raise ModelRefused(
-                f"outputs are {[(o.name, o.type, o.shape) for o in outputs]}; allowed are float tensors, "
-                "(batch, classes) and optionally (batch,)"
-            )
-        return inputs[0].name, [o.name for o in outputs]
+    @property
+    def has_byte_graph(self) -> bool:
+        """Whether bytes are answered by a graph of their own."""
+        return self._pixels is not None
 
     def predict(self, images: Sequence[Images]) -> Predictions:
-        """Return the answers to all images, in order, from one run.
+        """Return the answers to all images, in order, from one run, or from one of each graph.
 
         Args:
             images: At least one array of (n, 784) images; uint8 and float32 may be mixed.
         """
+        if self._pixels is None:
+            return self._of_floats(images)
+        parts = [_as_pixels(rows) for rows in images]
+        pixels = [rows for rows in parts if rows.itemsize == 1]
+        if len(pixels) == len(parts):
+            return self._of_pixels(self._pixels, parts)
+        if not pixels:
+            return self._of_floats(parts)
+        floats = [rows for rows in parts if rows.itemsize == 4]
+        answers = {1: self._of_pixels(self._pixels, pixels), 4: self._of_floats(floats)}
+        ends = {1: 0, 4: 0}
+        slices = []
+        for rows in parts:
+            start = ends[rows.itemsize]
+            ends[rows.itemsize] = end = start + len(rows)
+            slices.append((answers[rows.itemsize], start, end))
+        return Predictions.join(slices)
+
+    @staticmethod
+    def _of_pixels(graph: Graph, images: Sequence[Images]) -> Predictions:
+        return Predictions(*graph(images[0] if len(images) == 1 else np.concatenate(images)))
+
+    def _of_floats(self, images: Sequence[Images]) -> Predictions:
         x = _vectors(images)  # (n, 784) float32 in [0, 1]
-        probabilities, *scores = self._session.run(self._outputs, {self._input: x})
+        probabilities, *scores = self._floats(x)
         digits = probabilities.argmax(axis=1)
         firsts = np.arange(0, probabilities.size, probabilities.shape[1])
         confidences = probabilities.ravel().take(firsts + digits)  # a fifth of the time of a maximum along short rows
@@ -166,55 +151,41 @@ class Engine:
         if scores:
             unsure |= scores[0] > self._limits.outlier_score
         ink = x.dot(self._mean)
-        flags = self._flags[self._ink_edges.searchsorted(ink), unsure.view(np.uint8)]
-        return Predictions(digits.astype(np.uint8), confidences, probabilities, flags, ink)
+        low, high = map(np.float32, self._limits.ink_range)
+        flags = (
+            (ink < np.float32(BLANK_BELOW)) * np.uint8(BLANK)
+            + (ink > INVERTED_ABOVE) * np.uint8(INVERTED)
+            + ((ink < low) | (ink > high)) * np.uint8(OUT_OF_RANGE)
+            + unsure * np.uint8(LOW_CONFIDENCE)
+        )
+        digits = digits.astype(np.uint8 if probabilities.shape[1] <= 256 else np.uint16)
+        return Predictions(digits, confidences, probabilities, flags, ink)
 
     def measure(self, rest: float = 0.0) -> CostCurve:
-        """Run batches of growing size and return what they cost, as far as one takes no longer than the budget.
+        """Run batches of images in bytes, of growing size, and return what they cost.
 
         Args:
-            rest: Pause after each run, over its length: how much of the CPU is left to others.
+            rest: As `cost.measure`.
         """
-        seconds = [self._time(_COST_SIZES[0], rest)]
-        while len(seconds) < len(_COST_SIZES) and seconds[-1] < LATENCY_BUDGET_S / 2:
-            seconds.append(self._time(_COST_SIZES[len(seconds)], rest))
-        return CostCurve(_COST_SIZES[: len(seconds)], tuple(seconds))
-
-    def _time(self, size: int, rest: float) -> float:
-        batch = [np.zeros((size, PIXELS), np.uint8)]
-        best = total = self._clocked(batch)  # not the best: the first run of a size allocates
-        runs = 0
-        while total < _COST_BUDGET_S or runs < 4:
-            time.sleep(rest * best)
-            seconds = self._clocked(batch)
-            best, total, runs = min(best, seconds), total + seconds, runs + 1
-        return best
-
-    def _clocked(self, batch: Sequence[Images]) -> float:
-        start = self._clock()
-        self.predict(batch)
-        return self._clock() - start
+        # Where one thread does it all, its own time is not lengthened by those it shares interpreter and CPU with.
+        clock = time.thread_time if self._floats.threads == 1 else time.perf_counter
+        return measure(lambda size: self.predict([np.zeros((size, PIXELS), np.uint8)]), clock, rest)
 
 
-def _flag_table(ink_range: tuple[float, float]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Return edges of mean ink, and the flags by interval between edges and by whether the model is unsure."""
-    edges = sorted({BLANK_BELOW, *ink_range, INVERTED_ABOVE})
-    middles = [(low + high) / 2 for low, high in pairwise([-1.0, *edges, 2.0])]
-    of_ink = [
-        BLANK * (ink < BLANK_BELOW)
-        + INVERTED * (ink > INVERTED_ABOVE)
-        + OUT_OF_RANGE * (not ink_range[0] <= ink <= ink_range[1])
-        for ink in middles
-    ]
-    return np.array(edges, np.float32), np.array([[flags, flags + LOW_CONFIDENCE] for flags in of_ink], np.uint8)
+def _as_pixels(rows: Images) -> Images:
+    """Return images as bytes if that is what they are, by their type or by their values."""
+    if rows.itemsize == 1:
+        return rows
+    levels = rows * np.float32(255)
+    pixels = (levels + np.float32(0.5)).astype(np.uint8)
+    return pixels if np.abs(levels - pixels).max() <= PIXEL_TOLERANCE else rows
 
 
 def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
     """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
     scale = np.float32(1 / 255)
     if {rows.itemsize for rows in images} == {1}:
-        pixels = b"".join([rows.data for rows in images])
-        x = np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS).astype(np.float32)
+        x = np.concatenate(images).astype(np.float32)
         x *= scale
         return x
     return np.concatenate([rows if rows.itemsize == 4 else rows * scale for rows in images], dtype=np.float32)

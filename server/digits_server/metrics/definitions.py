@@ -72,14 +72,6 @@ GAIN = Family(
 )
 REFUSED = Family("gauge", "digits_models_refused", "Versions on disk that can't be served.", across="max")
 UNREADABLE = Family("gauge", "digits_models_unreadable", "1 while the models folder can't be read.", across="max")
-SHADOW_IMAGES = Family("counter", "digits_shadow_images", "Images that a version on trial was compared on.", _VERSION)
-SHADOW_AGREED = Family("counter", "digits_shadow_agreed", "Those it gave the same digit as the one before.", _VERSION)
-SHADOW_VARIATION = Family(
-    "counter", "digits_shadow_variation", "Sum over them of the distributions' distance, from 0 to 1.", _VERSION
-)
-SHADOW_SECONDS = Family(
-    "counter", "digits_shadow_seconds", "CPU time on them, of the version on trial and the live one.", (*_VERSION, "of")
-)
 READY = Family("gauge", "digits_workers_ready", "Processes that serve.")
 RESTARTS = Family("counter", "digits_worker_restarts", "Workers replaced, by reason.", ("reason",))
 FAMILIES = tuple(family for family in list(vars().values()) if isinstance(family, Family))

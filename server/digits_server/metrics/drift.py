@@ -35,8 +35,8 @@ def reference(metadata: Mapping[str, str], bounds: Sequence[float]) -> dict[str,
         metadata: The package's; `digits.reference` holds a histogram of mean ink and the shares of the classes.
         bounds: Upper bounds of the buckets of ink, except the last one's.
     """
-    found = json.loads(metadata["digits.reference"])
-    if "shares" not in found["ink_histogram"] or "class_shares" not in found:
+    found = json.loads(metadata.get("digits.reference", "{}"))
+    if "shares" not in found.get("ink_histogram", {}) or "class_shares" not in found:
         return {}
     edges, shares = found["ink_histogram"]["edges"], found["ink_histogram"]["shares"]
     below = [0.0, *accumulate(shares)]

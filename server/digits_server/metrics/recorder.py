@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from digits_server.inference.engine import Predictions
     from digits_server.inference.request import BatchReport
     from digits_server.models.package import Package
-    from digits_server.models.trial import Totals, Trial
 
 RpcCounter = Callable[["grpc.StatusCode", float, int], None]
 
@@ -72,18 +71,6 @@ class Metrics:
         """Show how many versions have been refused, and whether the models folder can be read."""
         self._board.gauge(families.REFUSED, refused)
         self._board.gauge(families.UNREADABLE, not is_readable)
-
-    def shadow(self, trial: Trial, totals: Totals) -> None:
-        """Count what a version on trial has shown."""
-        labels = (trial.name, str(trial.version))
-        for family, values, amount in (
-            (families.SHADOW_IMAGES, labels, totals.images),
-            (families.SHADOW_AGREED, labels, totals.agreed),
-            (families.SHADOW_VARIATION, labels, totals.variation),
-            (families.SHADOW_SECONDS, (*labels, "live"), totals.live_s),
-            (families.SHADOW_SECONDS, (*labels, "shadow"), totals.shadow_s),
-        ):
-            self._board.count(family, *values, by=amount)
 
     def ready(self, is_ready: Callable[[], bool]) -> None:
         """Show whether this process serves."""
@@ -143,7 +130,7 @@ class Metrics:
                 board.gauge(families.REFERENCE, share, model, feature, bucket)
 
         def observe(predictions: Predictions) -> None:
-            for digit, count in Counter(predictions.digits_bytes).items():
+            for digit, count in Counter(predictions.digits.tolist()).items():
                 cells[digits[digit]] += count
             confidence(predictions.confidences)
             ink(predictions.ink)

@@ -1,25 +1,25 @@
-"""Model packages on disk: which there are, and all that must be true before one may answer."""
+"""Model packages on disk: which there are, what lies there and is none, and how one is loaded."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Container, Mapping
+import hashlib
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from digits_server.errors import ModelRefused
 from digits_server.inference.cost import CostCurve
-from digits_server.inference.engine import PIXELS, Engine, Limits
+from digits_server.inference.engine import Engine, Limits
+from digits_server.inference.graph import Graph
+from digits_server.models import metadata, verification
+from digits_server.models.verification import Reference
 
-GOLDEN_TOLERANCE = 1e-4
-"""Largest difference from the package's own answers. Exports agree to 1e-5; other CPUs add up in another order."""
-FILES = ("model.onnx", "golden.npz")
+MODEL = "model.onnx"
+FILES = (MODEL, "model.onnx.data", "bytes.onnx", "reference.npz", "golden.npz")
 """What of a package the server reads; the rest is for people."""
 
-Signature = tuple[object, ...]
+Fingerprint = tuple[object, ...]
 """Tells one state of a package's files from another: size, time of change and inode of each, or why it can't be had."""
 
 
@@ -44,10 +44,12 @@ class Package:
     key: Key
     labels: tuple[str, ...]
     test_accuracy: float
-    """Share of the MNIST test images it recognises, as its maker states."""
+    """Share of the test images it recognises, as its maker states; 0: unknown."""
     engine: Engine
     cost: CostCurve
     """Measured on this machine, when it was loaded."""
+    remark: str = ""
+    """What its users should know though it serves: that nothing verifies it, or why its byte graph is not used."""
 
     @property
     def name(self) -> str:
@@ -60,8 +62,18 @@ class Package:
         return str(self.key.version)
 
 
-def find(root: Path, needed: Container[str] = ()) -> dict[Key, Signature]:
+class Contents(NamedTuple):
+    """What a look at the folder of models finds."""
+
+    packages: dict[Key, Fingerprint]
+    misplaced: dict[tuple[str, str], str]
+    """What looks like a model where none counts: name and version as the folders say, and what would count."""
+
+
+def find(root: Path, needed: Container[str] = ()) -> Contents:
     """Return every `<name>/<version>/` under `root` that holds a model.onnx and whose version is a whole number.
+
+    Names that begin with a dot are passed over: so copies in progress should be called.
 
     Args:
         root: The folder of models.
@@ -70,32 +82,60 @@ def find(root: Path, needed: Container[str] = ()) -> dict[Key, Signature]:
     Raises:
         OSError: `root` can't be read, or the folder of a needed model.
     """
-    found = {}
+    found = Contents({}, {})
     for model in sorted(root.iterdir()):
-        if not (model.is_dir() and model.name.isprintable()):
+        if model.name.startswith(".") or not model.name.isprintable():
+            continue
+        if model.suffix == ".onnx":
+            found.misplaced[model.name, ""] = f"it lies in the folder of models; {_would_count('NAME')}"
+        if not model.is_dir():
             continue
         try:
-            versions = [folder.name for folder in model.iterdir()]
+            versions = sorted(folder for folder in model.iterdir() if not folder.name.startswith("."))
         except OSError:
             if model.name in needed:
                 raise
             continue
-        for version in versions:
-            if version.isascii() and version.isdecimal() and version == str(int(version)):  # one spelling each
-                key = Key(model.name, int(version))
-                if signature := sign(key.folder(root)):
-                    found[key] = signature
+        for folder in versions:
+            _look_at(folder, found)
     return found
 
 
-def sign(folder: Path) -> Signature:
-    """Return the signature of a package's files; empty if there is no model.onnx."""
+def _look_at(folder: Path, found: Contents) -> None:
+    """Add what `<name>/<version>` is to what has been found."""
+    name, version, others = folder.parent.name, folder.name, _onnx_files(folder)
+    if version.isascii() and version.isdecimal() and version == str(int(version)):  # one spelling each
+        if state := fingerprint(folder):
+            found.packages[Key(name, int(version))] = state
+        elif others:
+            found.misplaced[name, version] = f"the folder holds {others[0]}; {_would_count(name, version)}"
+    elif folder.suffix == ".onnx":
+        found.misplaced[name, ""] = f"{version} lies in {name}/; {_would_count(name)}"
+    elif others:
+        fault = f"{version!r} is no version: those are whole numbers without leading zeros"
+        found.misplaced[name, version] = f"{fault}; {_would_count(name)}"
+
+
+def _would_count(name: str, version: str = "1") -> str:
+    return f"what counts is {name}/{version}/{MODEL}"
+
+
+def _onnx_files(folder: Path) -> list[str]:
+    """Return the names of the .onnx files in what may be a folder that can be read."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.suffix == ".onnx")
+    except OSError:
+        return []
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Return the fingerprint of a package's files; empty if there is no model.onnx."""
     states: list[object] = []
     for name in FILES:
         try:
             state = (folder / name).stat()
         except (FileNotFoundError, NotADirectoryError):
-            if name == "model.onnx":
+            if name == MODEL:
                 return ()
             states.append(None)
         except OSError as error:
@@ -112,43 +152,58 @@ def load(root: Path, key: Key, *, threads: int, rest: float = 0.0) -> Package:
         root: The models folder.
         key: Which package of it.
         threads: Threads of one run.
-        rest: As `Engine.measure`.
+        rest: As `cost.measure`.
 
     Raises:
-        ModelRefused: Something about it is wrong; the message says what.
+        ModelRefused: Something about it is wrong; the message says all that is.
     """
     folder = key.folder(root)
+    faults: list[str] = []
+    remarks: list[str] = []
     try:
-        engine = Engine(folder / "model.onnx", threads=threads, limits=_limits)
-        labels = tuple(map(str, json.loads(engine.metadata["digits.labels"])))
-        test_accuracy = float(json.loads(engine.metadata["digits.training"])["test_accuracy"])
-        _verify(engine, folder / "golden.npz", len(labels))
-        return Package(key, labels, test_accuracy, engine, engine.measure(rest))
-    except ModelRefused:
-        raise
-    except Exception as error:  # a damaged file may raise anything, a damaged graph too when it runs
-        raise ModelRefused(f"package can't be read: {type(error).__name__}: {error}") from error
+        path = verification.find_reference(folder)
+        reference = verification.read_reference(path, faults) if path else None
+        floats = Graph(folder / MODEL, threads=threads)
+        about = metadata.read(floats.metadata, faults)
+        if path is None and about.is_trained_here:
+            faults.append("reference.npz is missing, which holds the answers that prove this model right")
+        elif path is None:
+            remarks.append("not verified: there is no reference.npz")
+        engine = Engine(floats, about.limits)
+        verification.check_answers(engine, len(about.labels), reference, faults)
+    except ModelRefused as error:
+        faults.append(str(error))
+    except OSError as error:
+        faults.append(f"package can't be read: {type(error).__name__}: {error}")
+    if faults:
+        raise ModelRefused("; ".join(faults))
+    try:
+        engine = _with_byte_graph(folder, floats, engine, about.limits, reference)
+    except ModelRefused as error:
+        remarks.append(f"bytes.onnx is not used: {error}")
+    return Package(key, about.labels, about.test_accuracy, engine, engine.measure(rest), "; ".join(remarks))
 
 
-def _verify(engine: Engine, golden: Path, classes: int) -> None:
-    """Compare the engine's answers to those that the package promises."""
-    with np.load(golden) as arrays:
-        inputs, expected = arrays["inputs"], arrays["probabilities"]
-    shapes = inputs.dtype, inputs.shape[1:], expected.shape
-    if not len(inputs) or shapes != (np.uint8, (PIXELS,), (len(inputs), classes)):
-        raise ModelRefused(
-            f"golden.npz has inputs {inputs.dtype} {inputs.shape} and probabilities {expected.shape}; allowed are "
-            f"uint8 (n, {PIXELS}) and (n, {classes}), n > 0"
-        )
-    answers = engine.predict([inputs]).probabilities
-    if answers.shape != expected.shape:
-        raise ModelRefused(f"answers have the shape {answers.shape}; the golden ones have {expected.shape}")
-    difference = np.abs(answers - expected).max()
-    if not difference <= GOLDEN_TOLERANCE:  # also refuses NaN
-        raise ModelRefused(f"answers differ from the golden ones by {difference:.2g}; allowed is {GOLDEN_TOLERANCE:g}")
+def _with_byte_graph(
+    folder: Path, floats: Graph, engine: Engine, limits: Limits, reference: Reference | None
+) -> Engine:
+    """Return the engine that answers bytes by the package's byte graph; without one, `engine`.
 
-
-def _limits(metadata: Mapping[str, str]) -> Limits:
-    abstain = json.loads(metadata["digits.abstain"])
-    ink = json.loads(metadata["digits.reference"])["ink_histogram"]["edges"]
-    return Limits(abstain["confidence"], abstain.get("outlier_score", float("inf")), (ink[0], ink[-1]))
+    Raises:
+        ModelRefused: The byte graph is damaged, was made of another model.onnx, or gives other answers here.
+    """
+    path = folder / "bytes.onnx"
+    if not path.exists():
+        return engine
+    pixels = Graph(path, threads=floats.threads)
+    digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    if pixels.metadata.get("digits.derived_from") != digest:
+        raise ModelRefused("it was derived from another model.onnx")
+    both = Engine(floats, limits, pixels)
+    try:
+        fault = verification.disagreement(both, engine, verification.probes(reference))
+    except Exception as error:  # a damaged graph may raise anything
+        raise ModelRefused(str(error)) from error
+    if fault:
+        raise ModelRefused(fault)
+    return both

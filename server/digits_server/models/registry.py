@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from digits.v1 import classifier_pb2 as pb
 from digits_server.errors import ModelRefused, NotFound, NotReady, quoted
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
+from digits_server.models.canary import RecentImages
 from digits_server.models.package import Key, Package
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ class ServedModel:
     batcher: Batcher[Images, Predictions]
     retired: Callable[[], None] = lambda: None
     """To be called when it serves no more: takes it out of the metrics."""
+    recent: RecentImages = field(default_factory=lambda: RecentImages(0))
+    """What it has been asked of late."""
 
     @cached_property
     def signature(self) -> bytes:
@@ -58,6 +61,8 @@ class Registry:
         self._by_request: dict[tuple[str, str], ServedModel] = {}  # what a request names, "" for what it leaves out
         self.notes: dict[Key, Note] = {}
         """Versions that are being loaded or have been refused."""
+        self.misplaced: Mapping[tuple[str, str], str] = {}
+        """Names and versions of what looks like models where none count, and what would."""
 
     def serve(self, package: Package) -> None:
         """Answer with a package from now on, in place of an older one of the same name and version."""
@@ -67,7 +72,8 @@ class Registry:
         versions[package.key.version] = self._make(package)
         self.notes.pop(package.key, None)
         self._route()
-        log.info(
+        log.log(
+            logging.WARNING if package.remark else logging.INFO,
             "model loaded",
             extra={
                 "model": package.name,
@@ -75,27 +81,32 @@ class Registry:
                 "alone_us": round(package.cost(1) * 1e6, 1),
                 "best_batch_size": package.cost.best_batch_size(),
                 "verdict": package.cost.verdict,
+                "remark": package.remark,
             },
         )
 
     def refuse(self, key: Key, reason: str) -> None:
         """Remember why a version does not serve. One that is served in its place goes on."""
+        reason = " ".join(reason.split())  # one line: onnxruntime's own reasons have several
         self.notes[key] = Note(pb.MODEL_STATE_REFUSED, reason)
         log.warning("model refused", extra={"model": key.name, "version": str(key.version), "reason": reason})
 
-    def remove(self, key: Key, *, keep_last: bool = False) -> bool:
+    def misplace(self, found: Mapping[tuple[str, str], str]) -> None:
+        """Remember what lies where no model counts; what is new there is logged, once."""
+        for (name, version), reason in found.items():
+            if self.misplaced.get((name, version)) != reason:
+                log.warning("no model", extra={"model": name, "version": version, "reason": reason})
+        self.misplaced = found
+
+    def remove(self, key: Key) -> bool:
         """Forget a version whose files are gone, and return whether it is forgotten.
 
         The last version of the default model stays: requests that name no model must have an answer.
-
-        Args:
-            key: The version.
-            keep_last: Treat its model so, too.
         """
         self.notes.pop(key, None)
         versions = self._models.get(key.name, {})
         if key.version in versions:
-            if len(versions) == 1 and (keep_last or key.name == self._default_model):
+            if len(versions) == 1 and key.name == self._default_model:
                 return False
             versions.pop(key.version).retired()
             if not versions:
@@ -121,10 +132,13 @@ class Registry:
         if len(self._models) == 1:
             self._default_model = next(iter(self._models))
             self._route()
+        faults = "".join(
+            f"; {name}/{version} was refused: {reason}" for (name, version), reason in self._faults().items()
+        )
         if not self._models:
-            raise ModelRefused(f"{root} holds no model that can be served (looked for <name>/<version>/model.onnx)")
+            raise ModelRefused(f"{root} holds no model that can be served, at <name>/<version>/model.onnx{faults}")
         if not self.has_default:
-            raise ModelRefused(f"the default model {self._default_model!r} is not among {self.names}")
+            raise ModelRefused(f"the default model {self._default_model!r} is not among {self.names}{faults}")
 
     @property
     def has_default(self) -> bool:
@@ -141,24 +155,30 @@ class Registry:
         served = self._by_request.get((name, version))
         if served is not None:
             return served
-        versions = self._models.get(name or self._default_model)
-        if versions is not None:
-            raise NotFound(
-                f"version: {name or self._default_model} has no version {quoted(version)}; there are "
-                f"{[str(number) for number in sorted(versions)]}"
-            )
+        name = name or self._default_model
+        faults = [
+            f"version {refused} was refused: {reason}"
+            for (model, refused), reason in self._faults().items()
+            if model == name and (not version or refused == version)
+        ]
+        if name in self._models:
+            there_are = f"there are {[str(number) for number in sorted(self._models[name])]}"
+            raise NotFound(f"version: {name} has no version {quoted(version)}; {'; '.join([*faults, there_are])}")
         if not self.has_default:
             raise NotReady(f"the server waits for its default model, {self._default_model!r}; it serves {self.names}")
-        raise NotFound(f"model: {quoted(name)} is not served; there are {self.names}")
+        raise NotFound(f"model: {quoted(name)} is not served; {'; '.join([*faults, f'there are {self.names}'])}")
+
+    def _faults(self) -> dict[tuple[str, str], str]:
+        """Return why what is on disk does not serve, by name and version as the folders say."""
+        return {(key.name, str(key.version)): self.notes[key].reason for key in self.refused} | dict(self.misplaced)
 
     def all(self) -> list[ServedModel]:
         """Return every served version, sorted by name and version."""
         return [versions[number] for _, versions in sorted(self._models.items()) for number in sorted(versions)]
 
-    def latest(self, name: str) -> Package | None:
+    def latest(self, name: str) -> ServedModel | None:
         """Return the highest version of a model that is served."""
-        served = self._by_request.get((name, ""))
-        return served.package if served else None
+        return self._by_request.get((name, ""))
 
     @property
     def names(self) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from digits_server.config import Config
-from digits_server.inference.adaptive import Crowd
+from digits_server.inference.adaptive import Concurrency
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
 from digits_server.metrics.recorder import Metrics
+from digits_server.models.canary import RecentImages
 from digits_server.models.package import Package
 from digits_server.models.registry import ServedModel
 
@@ -24,38 +25,32 @@ INLINE_SHARE = 0.8
 """Share of the best images per second that batches short enough for the event loop must reach to stay there."""
 
 
-class Serving:
+class Runtime:
     """Makes of packages what serves them. To be closed when nothing is running any more.
 
     Args:
         config: The settings.
         metrics: Where batches and answers are counted.
         tracing: What traces batches, if anything does.
-        offer: Given a copy of each batch that a package has answered; called where it ran.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        metrics: Metrics,
-        tracing: Tracing | None,
-        offer: Callable[[Package, Sequence[Images]], None],
-    ) -> None:
-        self._config, self._metrics, self._tracing, self._offer = config, metrics, tracing, offer
+    def __init__(self, config: Config, metrics: Metrics, tracing: Tracing | None) -> None:
+        self._config, self._metrics, self._tracing = config, metrics, tracing
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
-    def __call__(self, package: Package) -> ServedModel:
+    def serve(self, package: Package) -> ServedModel:
         """Return what serves a package."""
         cost, size = package.cost, self._config.max_batch_size or package.cost.best_batch_size(INLINE_BELOW_S)
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
         if not is_inline and not self._config.max_batch_size:
             size = cost.best_batch_size()
-        predicted = self._metrics.predicted(package)
+        recent = RecentImages(self._config.shadow_images if self._config.shadow else 0)
+        observe = self._metrics.predicted(package)
 
         def run(images: Sequence[Images]) -> Predictions:
             predictions = package.engine.predict(images)
-            self._offer(package, images)
-            predicted(predictions)
+            recent.record(images)
+            observe(predictions)
             return predictions
 
         make: Any = self._tracing.batcher(f"{package.name}/{package.version}") if self._tracing else Batcher
@@ -63,14 +58,14 @@ class Serving:
             run,
             max_batch_size=size,
             max_queue=self._config.max_queue,
-            max_rows=self._config.max_rows,
             cost=cost,
             max_wait_s=self._config.max_wait_s,
             executor=None if is_inline else self._executor,
-            expect=Crowd(self._config.cpus),
+            expect=Concurrency(self._config.cpus),
             on_batch=self._metrics.batch(package.name),
         )
-        return ServedModel(package, batcher, self._metrics.serving(package, lambda: batcher.waiting_rows))
+        retired = self._metrics.serving(package, lambda: batcher.waiting_rows)
+        return ServedModel(package, batcher, retired, recent)
 
     def close(self) -> None:
         """End the thread, after the run that is under way."""

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from digits_server.config import Config, SettingRefused
 from digits_server.metrics.board import Board, Key, share
 from digits_server.metrics.http import Ready
-from digits_server.models.trial import Totals, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +34,15 @@ class Child:
     Args:
         place: Its number among the workers.
         config: Its settings.
-        verdicts: Those on the trials of new versions so far.
         on_ready: Called when it serves.
-        on_trial: Called with what a version on trial has shown there.
     """
 
     def __init__(
         self,
         place: int,
         config: Config,
-        verdicts: Mapping[Trial, Verdict | None],
         *,
         on_ready: Callable[[], None],
-        on_trial: Callable[[Trial, Totals], None],
     ) -> None:
         self.place = place
         self.ready: Ready | None = None
@@ -59,7 +54,7 @@ class Child:
         """Done when another worker should take its place, with the reason: `asked`, `died` or `hung`."""
         self.ended: asyncio.Future[int] = loop.create_future()
         """Done when its process is gone, with the exit status."""
-        self._on_ready, self._on_trial = on_ready, on_trial
+        self._on_ready = on_ready
         self._ready_at = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="digits-")  # it may be killed: we clear up
         ours, theirs = socket.socketpair()
@@ -75,7 +70,7 @@ class Child:
             )
         self.pid = self._process.pid
         self._channel = Connection(ours.detach())
-        self.tell(config, dict(verdicts))
+        self.tell(config)
         loop.add_reader(self._channel.fileno(), self._read)
         self._seen, self._missed = 0.0, 0
         self._looking = loop.call_later(LOOK_S, self._look)
@@ -128,8 +123,6 @@ class Child:
                 self._on_ready()
             case "refused", SettingRefused():
                 self.refusal = content
-            case "trial", (Trial() as trial, Totals() as totals):
-                self._on_trial(trial, totals)
             case "draining", None:
                 self._leave("asked")
 

@@ -21,7 +21,6 @@ from digits_server.metrics import recorder as metrics
 from digits_server.metrics.board import Board
 from digits_server.metrics.boards import Boards
 from digits_server.metrics.http import Pages
-from digits_server.models.trial import Judge, Totals, Trial
 from digits_server.workers.process import Child
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,6 @@ class Supervisor:
         self._stop, self._end_now = asyncio.Event(), asyncio.Event()
         self._children: dict[int, Child] = {}  # by pid; one place may have two, of which one drains
         self._announced = False
-        self._judge = Judge(config)
         self._boards, self._board = Boards(), Board()
         self._boards.add(self._board)
         for reason in ("asked", "died", "hung", "not_started"):  # from 0 on: Prometheus sees no first step otherwise
@@ -125,12 +123,6 @@ class Supervisor:
         for child in self._children.values():
             child.tell("reload")
 
-    def _hear(self, trial: Trial, totals: Totals) -> None:
-        """Judge a new version by what all workers have seen of it, once for all."""
-        if verdict := self._judge.hear(trial, totals):
-            for child in self._children.values():
-                child.tell("verdict", trial, verdict)
-
     async def _keep(self, place: int) -> None:
         """Keep one place filled: one worker after the other.
 
@@ -156,7 +148,7 @@ class Supervisor:
     async def _fill(self, place: int) -> tuple[str, bool, SettingRefused | None]:
         """Start a worker; return why another should take its place, whether it was a good one, and what it refused."""
         try:
-            child = Child(place, self._config, self._judge.verdicts, on_ready=self._announce, on_trial=self._hear)
+            child = Child(place, self._config, on_ready=self._announce)
         except OSError:  # no process, no memory, no room for a folder
             log.exception("worker not started", extra={"worker": place})
             return "not_started", False, None

@@ -20,7 +20,6 @@ from digits_server.metrics import recorder as metrics
 from digits_server.metrics.board import Board
 from digits_server.metrics.boards import Boards
 from digits_server.metrics.http import Pages
-from digits_server.models.trial import Judge, Totals, Trial
 from digits_server.server import Server
 
 SILENT_S = 2.0
@@ -46,13 +45,7 @@ def serve_alone(config: Config) -> int:
     ) as pages:
 
         async def serve() -> int:
-            judge = Judge(config)
-
-            def hear(trial: Trial, totals: Totals) -> None:
-                if verdict := judge.hear(trial, totals):
-                    server.decide(trial, verdict)
-
-            server = Server(config, board, hear, judge.verdicts)
+            server = Server(config, board)
             return await server.run(lambda ready: pages.announce(ready, [os.getpid()]))
 
         return _run(serve())
@@ -60,12 +53,12 @@ def serve_alone(config: Config) -> int:
 
 def main(channel: Connection, board_file: int) -> int:
     """Serve at the end of a supervisor's channel, until it says so or is gone; return the exit status."""
-    config, verdicts = channel.recv()
+    (config,) = channel.recv()
     logs.to_stderr(config.log_level)
     board = Board(board_file, lambda key: channel.send(("key", key)))
 
     async def serve() -> int:
-        server = Server(config, board, lambda *shown: channel.send(("trial", shown)), verdicts)
+        server = Server(config, board)
         loop = asyncio.get_running_loop()
         threading.Thread(target=_obey, args=(channel, server, loop, config), name="channel", daemon=True).start()
         return await server.run(lambda ready: channel.send(("ready", ready)), lambda: channel.send(("draining", None)))
@@ -82,7 +75,6 @@ def _obey(channel: Connection, server: Server, loop: asyncio.AbstractEventLoop, 
     commands: dict[str, Callable[..., None]] = {
         "drain": server.stop,
         "reload": server.reload,
-        "verdict": server.decide,
     }
     try:
         while True:
