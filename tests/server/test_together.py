@@ -14,8 +14,7 @@ from digits_server.api.classifier import DigitClassifier
 from digits_server.errors import Unauthenticated
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Predictions
-from digits_server.metrics.board import Board
-from digits_server.metrics.recorder import Metrics
+from digits_server.metrics.definitions import Metrics
 from digits_server.rpc.interceptor import Intercepted
 
 POISON = 200
@@ -44,8 +43,8 @@ class Server:
             allows_pushback=False,
         )
         self._direct = {}
-        self.board = Board()
-        self.rpcs = Intercepted(transport, Metrics(self.board), lambda _path: guard)
+        self.metrics = Metrics()
+        self.rpcs = Intercepted(transport, self.metrics, lambda _path: guard)
         pb_grpc.add_DigitClassifierServicer_to_server(DigitClassifier(SimpleNamespace(get=lambda *_: model)), self.rpcs)
 
     def _run(self, images):
@@ -88,9 +87,10 @@ class Server:
     def handled(self):
         """Return how many calls have ended, by status."""
         return {
-            key.labels[-1]: self.board.numbers(key)[0]
-            for key in self.board.keys
-            if key.family.name == "grpc_server_handled" and self.board.numbers(key)[0]
+            sample.labels["grpc_code"]: sample.value
+            for metric in self.metrics.collect()
+            for sample in metric.samples
+            if sample.name == "grpc_server_handled_total" and sample.value
         }
 
 

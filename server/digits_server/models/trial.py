@@ -11,6 +11,11 @@ from typing import NamedTuple
 
 from digits_server.config import Config
 
+AGREEMENT = 0.98
+"""Least share of the images for which a new version must give the digit that the version before it gives."""
+COST = 1.5
+"""Most CPU time it may take, over that of the version before it."""
+
 
 class Trial(NamedTuple):
     """One version in one state of its files: other files are another trial."""
@@ -80,9 +85,6 @@ def judge(totals: Totals, config: Config) -> Verdict | None:
     """Return the verdict on a new version; None: it has not been compared on enough images."""
     if totals.images < config.shadow_images:
         return None
-    is_promoted = (
-        totals.agreed >= config.shadow_agreement * totals.images
-        and totals.shadow_s <= config.shadow_cost * totals.live_s
-    )
-    asked = f"asked are {config.shadow_agreement:.2%} and at most {config.shadow_cost:g} times"
+    is_promoted = totals.agreed >= AGREEMENT * totals.images and totals.shadow_s <= COST * totals.live_s
+    asked = f"asked are {AGREEMENT:.2%} and at most {COST:g} times"
     return Verdict(is_promoted, f"{totals}; {asked}")
