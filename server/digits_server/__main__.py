@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
+import re
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
 from digits_server import logs
-from digits_server.config import Config, SettingRefused, available_cpus
+from digits_server.config import Config, Option, SettingRefused, available_cpus
 
 PREFIX = "DIGITS_SERVER"
+SERVICE_LINK = re.compile(
+    rf"{PREFIX}\w*?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes adds to a container's environment for each Service whose name begins as ours does, and
+`…_PORT=tcp://…` beside: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables"""
 
 
 class Command(click.Command):
@@ -23,29 +28,36 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Check the environment, then parse as usual."""
         known = {param.envvar for param in self.params if isinstance(param.envvar, str)}
-        for name in sorted(os.environ):
-            if name.startswith(f"{PREFIX}_") and name not in known:
+        for name, value in sorted(os.environ.items()):
+            if SERVICE_LINK.fullmatch(name) or re.fullmatch(
+                rf"{PREFIX}\w*?_PORT=(tcp|udp|sctp)://.*", f"{name}={value}"
+            ):
+                del os.environ[name]
+            elif name.startswith(f"{PREFIX}_") and name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(sorted(known))}"
                 raise click.UsageError(f"environment variable {name} is not a setting{hint}", ctx)
         return super().parse_args(ctx, args)
 
 
-def settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each setting, which is an environment variable too and is named so in errors."""
-    for setting in reversed(fields(Config)):
-        about = dict(setting.metadata)
-        flag = about.pop("flag", f"--{setting.name.replace('_', '-')}")
-        variable = f"{PREFIX}{flag[1:].replace('-', '_').upper()}"
-        option = click.option(flag, setting.name, envvar=variable, show_envvar=True, show_default=True, **about)
-        command = option(command)
-    return command
+def options() -> Iterator[click.Option]:
+    """Yield an option for each setting, which is an environment variable too and is named so in errors."""
+    for setting in dataclasses.fields(Config):
+        option: Option = setting.metadata["option"]
+        yield click.Option(
+            [f"--{setting.name.replace('_', '-')}", setting.name],
+            type=option.type,
+            default=option.shown or setting.default,
+            is_flag=isinstance(setting.default, bool),
+            help=option.help,
+            envvar=f"{PREFIX}_{setting.name.upper()}",
+            show_envvar=True,
+            show_default=True,
+        )
 
 
-@click.command(cls=Command, context_settings={"max_content_width": 120})
-@settings
-@click.version_option(package_name="digits-server")
-def main(workers: int, **others: Any) -> None:
+@click.pass_context
+def serve(context: click.Context, /, **_: object) -> None:
     """Serve digit classifiers over gRPC.
 
     Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused.
@@ -55,15 +67,27 @@ def main(workers: int, **others: Any) -> None:
     Exit status: 0 after a drain, 1 if it was cut short or if workers die again and again, 2 for a setting that can't
     work.
     """
+    config = Config(**context.params)
+    if not config.workers:
+        config = dataclasses.replace(config, workers=max(1, available_cpus() // config.inference_threads))
+    logs.open_standard_files()
+    logs.to_stderr(config.log_level)
     # grpc's core writes to standard error what it finds odd about clients, and not as JSON. They are told by statuses.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    config = Config(workers=workers or max(1, available_cpus() // others["inference_threads"]), **others)
-    logs.to_stderr(config.log_level)
-
     try:
         sys.exit(_serve(config))
     except SettingRefused as error:
         raise click.UsageError(str(error)) from error
+
+
+main = Command(
+    "digits-server",
+    params=list(options()),
+    callback=serve,
+    help=serve.__doc__,
+    context_settings={"max_content_width": 120},
+)
+click.version_option(package_name="digits-server")(main)
 
 
 def _serve(config: Config) -> int:

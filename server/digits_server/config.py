@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+T = TypeVar("T")
 
 
 class SettingRefused(Exception):
@@ -29,6 +32,9 @@ class SettingRefused(Exception):
         return f"{self.flag}: {self.reason}"
 
 
+WORKERS = click.IntRange(1, 256)
+
+
 class Workers(click.ParamType[int]):
     """A number of processes, or `auto`, which is 0."""
 
@@ -36,15 +42,7 @@ class Workers(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
-        return 0 if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
-
-
-class Milliseconds(click.FloatRange):
-    """A number of milliseconds; gives seconds."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds."""
-        return super().convert(value, param, ctx) / 1000
+        return 0 if value == "auto" else WORKERS.convert(value, param, ctx)
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -65,14 +63,49 @@ def _quota(cgroup: Path) -> int | None:
     return None
 
 
-def setting(value: Any, help: str, type: Any = None, **option: Any) -> Any:  # noqa: A002 - click's names
-    """Return a field with a default; `option` is what else click should know, and the `flag` if it is not the name."""
-    return field(default=value, metadata={"help": help, "type": type, "default": value, **option})
+def address_of(host: str, port: int) -> str:
+    """Return host and port as one; an IPv6 host is put in brackets, if it is not."""
+    return f"[{host}]:{port}" if ":" in host.strip("[]") and "/" not in host and host[0] != "[" else f"{host}:{port}"
 
 
-def switch(help: str) -> Any:  # noqa: A002 - as above
-    """Return a field that is off by default."""
-    return setting(value=False, help=help, is_flag=True)
+def cannot_listen(flag: str, host: str, port: int, error: OSError) -> SettingRefused:
+    """Return what refuses an address, for the operating system's own reason.
+
+    Args:
+        flag: What the flags of host and port begin with.
+        host: The address.
+        port: The port.
+        error: What came of listening there.
+    """
+    is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+    return SettingRefused(
+        f"{flag}{'port' if is_port else 'host'}", f"can't listen on {address_of(host, port)}: {error.strerror}"
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says of a setting beside its name and default.
+
+    Attributes:
+        help: What it is for.
+        type: What is allowed; None: whatever the default's type is.
+        shown: The default as the command line has it, where that differs.
+    """
+
+    help: str
+    type: click.ParamType[object] | None = None
+    shown: str | None = None
+
+
+def setting(
+    default: T,
+    help: str,  # noqa: A002 - click's names
+    type: click.ParamType[object] | None = None,  # noqa: A002
+    shown: str | None = None,
+) -> T:
+    """Return a field with a default, and with an `Option` for the command line."""
+    return field(default=default, metadata={"option": Option(help, type, shown)})
 
 
 PORT = click.IntRange(0, 65535)
@@ -96,7 +129,12 @@ class Config:
         1,
         "Processes that share the port; auto: as many as there are CPUs for their inference threads.",
         Workers(),
-        default="auto",
+        shown="auto",
+    )
+    inference_threads: int = setting(
+        1,
+        "Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
+        click.IntRange(1, available_cpus()),
     )
     transport: str = setting(
         "auto",
@@ -108,58 +146,37 @@ class Config:
         "Most images run at once.  [default: measured at load, where images/s stop growing]",
         click.IntRange(1, 65536),
     )
-    max_wait_s: float = setting(
+    max_wait_ms: float = setting(
         0.0,
-        "How long a first image may wait for company; 0: a lone request runs at once.",
-        Milliseconds(0, 10_000),
-        flag="--max-wait-ms",
+        "How long a first image may wait to be batched; 0: a lone request runs at once.",
+        click.FloatRange(0, 10_000),
     )
-    max_queue: int = setting(4096, "Most images waiting for one model.", COUNT)
-    max_rows: int = setting(4096, "Most images of one request.", COUNT)
+    max_queue: int = setting(4096, "Most images waiting for one model, and of one request.", COUNT)
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
-    max_metadata_bytes: int = setting(16 * 1024, "Most metadata of a call.", click.IntRange(1024, 1024**2))
-    max_streams: int = setting(1024, "Most calls at once on a connection.", click.IntRange(1, 65536))
-    max_connections: int | None = setting(
-        None, "Most connections at once.  [default: 1000; native has no limit]", click.IntRange(1, 2**31 - 1)
-    )
     max_connection_age_s: float | None = setting(
         None,
         "How long a connection lasts before its client must connect anew.  [default: 300; native has no limit]",
         click.FloatRange(1, 10**6),
     )
-    max_idle_s: float | None = setting(
-        None,
-        "How long a connection may be without calls.  [default: as long as it likes]",
-        click.FloatRange(0.1, 10**6),
+    channelz: bool = setting(
+        default=False, help="Serve grpc.channelz.v1: which connections there are, and what goes over them."
     )
-    min_ping_interval_s: float | None = setting(
-        None,
-        "Who pings more often is disconnected.  [default: 0.5; native does not mind]",
-        click.FloatRange(0.001, 10**6),
-    )
-    channelz: bool = switch("Serve grpc.channelz.v1: which connections there are, and what goes over them.")
     tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Read again when it changes.", FILE)
     tls_key: Path | None = setting(None, "Its private key, PEM.", FILE)
     tls_client_ca: Path | None = setting(None, "Clients must show a certificate of these authorities, PEM.", FILE)
     token_file: Path | None = setting(None, "Bearer tokens and what they allow, TOML: see docs/security.md.", FILE)
-    allow_plain_tokens: bool = switch("Take tokens over plain text from other machines, where something else encrypts.")
-    inference_threads: int = setting(
-        1,
-        "Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
-        click.IntRange(1, available_cpus()),
+    allow_plain_tokens: bool = setting(
+        default=False, help="Take tokens over plain text from other machines, where something else encrypts."
     )
     reload_s: float = setting(1.0, "Time between looks at the models folder; 0: only at SIGHUP.", click.FloatRange(0))
-    strict_readiness: bool = switch(
-        "Become ready only when every package in the folder is good; without, serve those that are, or end."
+    strict_readiness: bool = setting(
+        default=False,
+        help="Become ready only when every package in the folder is good; without, serve those that are, or end.",
     )
-    shadow: bool = switch("Let a new version answer a copy of live requests first, and show that it is good.")
+    shadow: bool = setting(
+        default=False, help="Let a new version answer a copy of live requests first, and show that it is good."
+    )
     shadow_images: int = setting(1000, "Images to judge it by.", COUNT)
-    shadow_agreement: float = setting(
-        0.98, "Least share of them for which it must give the digit that the version before it gives.", SHARE
-    )
-    shadow_cost: float = setting(
-        1.5, "Most CPU time it may take, over that of the version before it.", click.FloatRange(0, min_open=True)
-    )
     grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
     log_level: str = setting(
         "info",

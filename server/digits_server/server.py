@@ -19,9 +19,8 @@ from digits_server.api import classifier as servicers
 from digits_server.api import open_inference
 from digits_server.config import Config, SettingRefused, wants_traces
 from digits_server.errors import ModelRefused
-from digits_server.metrics.board import BEAT_S, Board
-from digits_server.metrics.http import Ready
-from digits_server.metrics.recorder import Metrics
+from digits_server.logs import Ready
+from digits_server.metrics.definitions import Metrics
 from digits_server.models.registry import Registry
 from digits_server.models.repository import Repository
 from digits_server.models.runtime import Runtime
@@ -48,15 +47,15 @@ class Server:
 
     Args:
         config: The settings.
-        board: Where its metrics, heartbeat and readiness are shown.
+        metrics: What it measures.
     """
 
-    def __init__(self, config: Config, board: Board) -> None:
+    def __init__(self, config: Config, metrics: Metrics) -> None:
         self._config = config
-        self._board = board
+        self.is_ready = False
+        """Whether it serves."""
         self._stop = asyncio.Event()
-        self._metrics = Metrics(board)
-        self._metrics.ready(lambda: board.is_ready)
+        self._metrics = metrics
         self._tracing = _tracing()
         self._runtime = Runtime(config, self._metrics, self._tracing)
         self._registry = Registry(config.default_model, self._runtime.serve)
@@ -130,7 +129,7 @@ class Server:
 
         rpcs: Any = self._rpcs  # as much of a server as the generated function needs
         classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
-        service = open_inference.InferenceService(self._registry, lambda: self._board.is_ready)
+        service = open_inference.InferenceService(self._registry, lambda: self.is_ready)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
         others: Any = Tolerant(self._transport.server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
@@ -150,7 +149,6 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._heart = asyncio.create_task(self._beat())
         await self._models_changed()
         self._background = [asyncio.create_task(task) for task in (self._access.watch(), self._models.run())]
 
@@ -166,25 +164,19 @@ class Server:
         refused = self._registry.refused
         self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
         is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
-        if self._port and not self._board.is_ready and not self._stop.is_set() and is_fit:
+        if self._port and not self.is_ready and not self._stop.is_set() and is_fit:
             for name in SERVICES:
                 await self._health.set(name, SERVING)
-            self._board.is_ready = True
-            self._board.beat()
+            self.is_ready = True
             models = tuple(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
             self._on_ready(Ready(self._port, self._transport.name, models, self._registry.get().package.name))
-
-    async def _beat(self) -> None:
-        while True:
-            self._board.beat()
-            await asyncio.sleep(BEAT_S)
 
     async def _drain(self) -> int:
         log.info("draining", extra={"in_flight": self._rpcs.in_flight, "grace_s": self._config.grace_s})
         # 1. Tell those who ask: nothing new, please.
         for task in self._background:
             task.cancel()
-        self._board.is_ready = False
+        self.is_ready = False
         await self._health.enter_graceful_shutdown()
         # 2. Take nothing new, and finish what has been accepted, within the grace.
         self._rpcs.is_draining = True
@@ -194,8 +186,6 @@ class Server:
         self._runtime.close()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
-        self._heart.cancel()
-        self._board.beat()  # what the gauges say at last
         log.info("drained", extra={"is_finished": is_finished})
         return 0 if is_finished else 1
 

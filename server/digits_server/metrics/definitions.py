@@ -1,26 +1,24 @@
-"""What there is to count and to time: names, labels and buckets of all metrics."""
+"""What a serving process measures: names, labels and buckets of its metrics, and who calls them how."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
 
+import grpc
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
-@dataclass(frozen=True)
-class Family:
-    """Numbers of one name, told apart by labels."""
+from digits_server.metrics.arrays import ArrayCounter, ArrayHistogram, bucket_names
 
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    text: str
-    labels: tuple[str, ...] = ()
-    bounds: tuple[float, ...] = ()
-    """Of a histogram: the buckets' upper bounds, without infinity."""
-    across: Literal["sum", "max", "min"] = "sum"
-    """How the numbers of several processes become one."""
-    has_exemplars: bool = False
-    """Of a histogram: whether each bucket keeps the trace id of its last observation."""
-
+if TYPE_CHECKING:
+    from digits_server.inference.engine import Predictions
+    from digits_server.inference.request import BatchReport
+    from digits_server.models.package import Package
 
 SECONDS = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005),
@@ -32,54 +30,168 @@ CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 INKS = (0.02, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5)
 """Bucket bounds of mean ink: MNIST's digits have 0.03 to 0.4, half of them 0.1 to 0.15."""
 
-_RPC, _MODEL, _VERSION = ("grpc_type", "grpc_service", "grpc_method"), ("model",), ("model", "version")
-HANDLED = Family("counter", "grpc_server_handled", "RPCs completed.", (*_RPC, "grpc_code"))
-HANDLING = Family(
-    "histogram", "grpc_server_handling_seconds", "Time in the RPC's handler.", _RPC, SECONDS, has_exemplars=True
-)
-REJECTED = Family("counter", "digits_rejected", "Requests refused on arrival.", ("reason",))
-SECRETS = Family("counter", "digits_secret_loads", "New certificates, tokens.", ("secret", "result"))
-HANDSHAKES = Family("counter", "digits_tls_handshakes", "TLS handshakes begun.")
-EXPIRY = Family(
-    "gauge",
-    "digits_certificate_expiry_timestamp_seconds",
-    "When the server's certificate expires, since 1970; 0: there is none.",
-    across="min",
-)
-QUEUE = Family("histogram", "digits_queue_seconds", "Wait of a request for its batch.", _MODEL, SECONDS)
-INFERENCE = Family("histogram", "digits_inference_seconds", "Time of a run of the model.", _MODEL, SECONDS)
-SIZE = Family("histogram", "digits_batch_size", "Images in a run.", _MODEL, SIZES)
-BATCHES = Family("counter", "digits_batches", "Runs, by what released them.", (*_MODEL, "release"))
-UNWANTED = Family("counter", "digits_unwanted", "Images that ran for callers who had left by the end.", _MODEL)
-PREDICTIONS = Family("counter", "digits_predictions", "Images, by answer.", (*_MODEL, "digit"))
-CONFIDENCE = Family("histogram", "digits_confidence", "Probability of the answer.", _MODEL, CONFIDENCES)
-INK = Family("histogram", "digits_input_ink", "Mean ink of an image, 0 to 1.", _MODEL, INKS)
-REFERENCE = Family(
-    "gauge",
-    "digits_reference_share",
-    "Share of the training images, by feature (ink: le of digits_input_ink, class: digit).",
-    (*_MODEL, "feature", "bucket"),
-    across="max",
-)
-DEPTH = Family("gauge", "digits_queue_depth", "Images waiting.", _VERSION)
-INFO = Family("gauge", "digits_model_info", "1 for a version that serves.", _VERSION, across="max")
-GAIN = Family(
-    "gauge",
-    "digits_batching_gain",
-    "Images/s in the best batch over images/s alone, measured when the model was loaded.",
-    _VERSION,
-    across="max",
-)
-REFUSED = Family("gauge", "digits_models_refused", "Versions on disk that can't be served.", across="max")
-UNREADABLE = Family("gauge", "digits_models_unreadable", "1 while the models folder can't be read.", across="max")
-READY = Family("gauge", "digits_workers_ready", "Processes that serve.")
-RESTARTS = Family("counter", "digits_worker_restarts", "Workers replaced, by reason.", ("reason",))
-FAMILIES = tuple(family for family in list(vars().values()) if isinstance(family, Family))
-"""All that boards hold, in the order of the page."""
-DRIFT = Family(
-    "gauge",
-    "digits_input_drift",
-    "Population stability index of the images of late against the training images; above 0.25 they differ.",
-    (*_MODEL, "feature"),
-)
-"""Worked out of them."""
+
+class RpcCounter(Protocol):
+    """Counts RPCs of one method that have ended."""
+
+    def __call__(self, code: grpc.StatusCode, elapsed_s: float, times: int = 1, trace_id: bytes = b"") -> None:
+        """Count `times` RPCs; `trace_id`, 16 bytes, becomes the exemplar of their duration."""
+
+
+class Metrics(Collector):
+    """The metrics of one serving process. May be told and collected on any thread."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        rpc, model, version = ["grpc_type", "grpc_service", "grpc_method"], ["model"], ["model", "version"]
+
+        def seconds(name: str, documentation: str, labels: list[str]) -> Histogram:
+            return Histogram(name, documentation, labels, buckets=SECONDS, registry=registry)
+
+        self._handled = Counter("grpc_server_handled", "RPCs completed.", [*rpc, "grpc_code"], registry=registry)
+        self._handling = seconds("grpc_server_handling_seconds", "Time in the RPC's handler.", rpc)
+        self._rejected = Counter("digits_rejected", "Requests refused on arrival.", ["reason"], registry=registry)
+        self._secrets = Counter(
+            "digits_secret_loads", "New certificates, tokens.", ["secret", "result"], registry=registry
+        )
+        self._handshakes = Counter("digits_tls_handshakes", "TLS handshakes begun.", registry=registry)
+        self._expiry = Gauge(
+            "digits_certificate_expiry_timestamp_seconds",
+            "When the server's certificate expires, since 1970; 0: there is none.",
+            registry=registry,
+        )
+        self._queue = ArrayHistogram(
+            "digits_queue_seconds", "Wait of a request for its batch.", model, registry, SECONDS
+        )
+        self._inference = seconds("digits_inference_seconds", "Time of a run of the model.", model)
+        self._size = Histogram("digits_batch_size", "Images in a run.", model, buckets=SIZES, registry=registry)
+        self._batches = Counter(
+            "digits_batches", "Runs, by what released them.", [*model, "release"], registry=registry
+        )
+        self._cancelled = Counter(
+            "digits_cancelled_images", "Images that ran for callers who had left by the end.", model, registry=registry
+        )
+        self._predictions = ArrayCounter("digits_predictions", "Images, by answer.", [*model, "digit"], registry)
+        self._confidence = ArrayHistogram(
+            "digits_confidence", "Probability of the answer.", model, registry, CONFIDENCES
+        )
+        feature = [*model, "feature", "bucket"]
+        self._images = ArrayCounter(
+            "digits_input_images", "Images, by feature (ink: upper bound of the mean, class: digit).", feature, registry
+        )
+        self._reference = Gauge(
+            "digits_reference_share", "Share of the training images, likewise.", feature, registry=registry
+        )
+        self._depth = Gauge("digits_queue_depth", "Images waiting.", version, registry=registry)
+        self._info = Gauge("digits_model_info", "1 for a version that serves.", version, registry=registry)
+        self._gain = Gauge(
+            "digits_batching_gain",
+            "Images/s in the best batch over images/s alone, measured when the model was loaded.",
+            version,
+            registry=registry,
+        )
+        self._refused = Gauge("digits_models_refused", "Versions on disk that can't be served.", registry=registry)
+        self._unreadable = Gauge(
+            "digits_models_unreadable", "1 while the models folder can't be read.", registry=registry
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what has been measured so far."""
+        return self._registry.collect()
+
+    def rpc(self, kind: str, service: str, method: str) -> RpcCounter:
+        """Return what counts and times the RPCs of one method."""
+        handling, ok = self._handling.labels(kind, service, method), grpc.StatusCode.OK
+        handled = self._handled.labels(kind, service, method, ok.name)
+
+        def done(code: grpc.StatusCode, elapsed_s: float, times: int = 1, trace_id: bytes = b"") -> None:
+            (handled if code is ok else self._handled.labels(kind, service, method, code.name)).inc(times)
+            for _ in range(times):
+                handling.observe(elapsed_s, {"trace_id": trace_id.hex()} if trace_id else None)
+
+        return done
+
+    def rejected(self, reason: str) -> None:
+        """Count a request refused on arrival."""
+        self._rejected.labels(reason).inc()
+
+    def models(self, *, refused: int, is_readable: bool) -> None:
+        """Show how many versions have been refused, and whether the models folder can be read."""
+        self._refused.set(refused)
+        self._unreadable.set(not is_readable)
+
+    def secret(self, name: str, result: str) -> None:
+        """Count new files of a certificate or of tokens, taken or refused."""
+        self._secrets.labels(name, result).inc()
+
+    def certificate(self, expires: float) -> None:
+        """Show when the certificate in force expires, in seconds since 1970."""
+        self._expiry.set(expires)
+
+    def handshake(self) -> None:
+        """Count a TLS handshake that has begun."""
+        self._handshakes.inc()
+
+    def serving(self, package: Package, queue_depth: Callable[[], float]) -> Callable[[], None]:
+        """Show a version that serves, with its number of waiting images, until what is returned here is called."""
+        labels = (package.name, package.version)
+        self._info.labels(*labels).set(1)
+        self._gain.labels(*labels).set(package.cost.batching_gain)
+        self._depth.labels(*labels).set_function(queue_depth)
+
+        def retired() -> None:
+            for gauge in (self._info, self._gain, self._depth):
+                gauge.remove(*labels)
+
+        return retired
+
+    def batch(self, model: str) -> Callable[[BatchReport], None]:
+        """Return what observes the runs of one model."""
+        queue, inference, size = self._queue.labels(model), self._inference.labels(model), self._size.labels(model)
+        cancelled = self._cancelled.labels(model)
+
+        def observe(report: BatchReport) -> None:
+            queue.observe(np.array(report.queue_s, np.float32))
+            inference.observe(report.inference_s)
+            size.observe(report.size)
+            cancelled.inc(report.unwanted)
+            self._batches.labels(model, report.release).inc()
+
+        return observe
+
+    def predicted(self, package: Package) -> Callable[[Predictions], None]:
+        """Return what observes the answers of one model, beside what its package says of the training images."""
+        model, labels = package.name, list(package.labels)
+        digits = self._predictions.labels(model, buckets=labels)
+        classes = self._images.labels(model, "class", buckets=labels)
+        ink = self._images.labels(model, "ink", buckets=bucket_names(INKS), bounds=INKS)
+        confidence = self._confidence.labels(model)
+        for (feature, bucket), share in reference(package.engine.metadata, labels).items():
+            self._reference.labels(model, feature, bucket).set(share)
+
+        def observe(predictions: Predictions) -> None:
+            digits.count(predictions.digits)
+            classes.count(predictions.digits)
+            ink.observe(predictions.ink)
+            confidence.observe(predictions.confidences)
+
+        return observe
+
+
+def reference(metadata: Mapping[str, str], labels: Iterable[str]) -> dict[tuple[str, str], float]:
+    """Return what a package says of its training images: their share in each bucket of ink and of class, if it does.
+
+    Args:
+        metadata: The package's; `digits.reference` holds a histogram of mean ink and the shares of the classes.
+        labels: Names of the classes.
+    """
+    found = json.loads(metadata.get("digits.reference", "{}"))
+    if "class_shares" not in found or "shares" not in found.get("ink_histogram", {}):
+        return {}
+    edges, shares = found["ink_histogram"]["edges"], found["ink_histogram"]["shares"]
+    below = [0.0, *np.interp(INKS, edges, np.cumsum([0.0, *shares])).tolist(), 1.0]
+    ink = [high - low for low, high in pairwise(below)]
+    return {
+        **{("ink", bucket): share for bucket, share in zip(bucket_names(INKS), ink, strict=True)},
+        **{("class", label): share for label, share in zip(labels, found["class_shares"], strict=True)},
+    }

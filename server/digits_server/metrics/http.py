@@ -1,65 +1,60 @@
-"""The HTTP pages for machines that watch: `/metrics`, `/healthz`, `/readyz`. They live on threads of their own."""
+"""The HTTP endpoints for machines that watch: `/metrics`, `/healthz`, `/readyz`. They live on threads of their own."""
 
 from __future__ import annotations
 
+import gzip
+import logging
+import socket
+import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from http import HTTPStatus
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Self
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Self
 
-from digits_server.config import Config, SettingRefused, available_cpus
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from digits_server.config import Config, address_of, cannot_listen
+
+log = logging.getLogger(__name__)
 
 CLOSE_S = 0.1
 """Time to close within; shorter ones wake an idle process more often."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """What a process that serves says about itself."""
-
-    port: int
-    transport: str
-    models: tuple[str, ...]
-    """Each as `<name>/<version>`."""
-    default_model: str
-
-
-class Pages:
-    """Serves the pages while entered.
+class AdminServer:
+    """Serves the endpoints while entered.
 
     Args:
         config: Says where to listen.
-        metrics: What answers `/metrics`.
+        registry: What `/metrics` shows.
         is_alive: Whether `/healthz` says yes.
         is_ready: Whether `/readyz` says yes.
 
     Raises:
-        SettingRefused: The port can't be had.
+        SettingRefused: The address can't be had.
     """
 
     def __init__(
         self,
         config: Config,
+        registry: CollectorRegistry,
         *,
-        metrics: WSGIApplication,
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
     ) -> None:
-        self._config = config
-        self._metrics = metrics
-        self._is_alive, self._is_ready = is_alive, is_ready
+        host, port = config.metrics_host.strip("[]"), config.metrics_port
         try:
-            self._server = make_server(config.metrics_host, config.metrics_port, self._app, _Server, _Handler)
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            self._server = _Server(family, (str(address[0]), port))
         except OSError as error:
-            address = f"{config.metrics_host}:{config.metrics_port}"
-            raise SettingRefused("--metrics-port", f"can't listen on {address}; is it in use?") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, args=[CLOSE_S], name="pages", daemon=True)
+            raise cannot_listen("--metrics-", host, port, error) from error
+        self._server.registry, self._server.is_alive, self._server.is_ready = registry, is_alive, is_ready
+        self.address = address_of(host, self._server.server_address[1])
+        """Host and port, as in a URL."""
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[CLOSE_S], name="admin", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,43 +65,58 @@ class Pages:
         self._server.server_close()
         self._thread.join()
 
-    def announce(self, ready: Ready, pids: Sequence[int]) -> None:
-        """Print the one line that says where everything is."""
-        config = self._config
-        workers = f"{config.workers} worker(s) of {config.inference_threads} inference thread(s)"
-        print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
-            f"digits-server ready: gRPC {config.host}:{ready.port} ({ready.transport}), "
-            f"metrics http://{config.metrics_host}:{self._server.server_port}/metrics, "
-            f"models {', '.join(ready.models)} (default {ready.default_model}), {workers} "
-            f"on {available_cpus()} CPU(s), pid {', '.join(map(str, pids))}",
-            flush=True,
-        )
 
-    def _app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        match environ["PATH_INFO"]:
-            case "/metrics":
-                return self._metrics(environ, start_response)
-            case "/healthz":
-                ok, text = self._is_alive(), "event loop"
-            case "/readyz":
-                ok, text = self._is_ready(), "ready"
-            case _:
-                return _answer(start_response, HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
-        status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-        return _answer(start_response, status, f"{text}: {'yes' if ok else 'no'}")
-
-
-def _answer(start_response: StartResponse, status: HTTPStatus, text: str) -> list[bytes]:
-    start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{text}\n".encode()]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
+class _Server(ThreadingTCPServer):
+    allow_reuse_address = True
     daemon_threads = True
+    registry: CollectorRegistry
+    is_alive: Callable[[], bool]
+    is_ready: Callable[[], bool]
+
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
+        self.address_family = family
+        super().__init__(address, _Handler)
+
+    def handle_error(self, *_: object) -> None:
+        """Log what is a fault of ours; that a scraper went away is none."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("an admin request failed", exc_info=error)
 
 
-class _Handler(WSGIRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     timeout = 10  # seconds that a silent client may hold a thread
+    server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+    def do_GET(self) -> None:
+        """Answer one request."""
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                encode, kind = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(HTTPStatus.OK, encode(self.server.registry), kind)
+            case "/healthz":
+                self._say("event loop", is_so=self.server.is_alive())
+            case "/readyz":
+                self._say("ready", is_so=self.server.is_ready())
+            case _:
+                self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
+
+    do_HEAD = do_GET  # noqa: N815 - the name is the base class's
+
+    def _say(self, what: str, *, is_so: bool) -> None:
+        status = HTTPStatus.OK if is_so else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, f"{what}: {'yes' if is_so else 'no'}\n".encode())
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, compresslevel=1)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
         """Say nothing: a line for every scrape helps nobody."""

@@ -10,7 +10,7 @@ from digits_server.config import Config
 from digits_server.inference.adaptive import Concurrency
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
-from digits_server.metrics.recorder import Metrics
+from digits_server.metrics.definitions import Metrics
 from digits_server.models.canary import RecentImages
 from digits_server.models.package import Package
 from digits_server.models.registry import ServedModel
@@ -59,7 +59,7 @@ class Runtime:
             max_batch_size=size,
             max_queue=self._config.max_queue,
             cost=cost,
-            max_wait_s=self._config.max_wait_s,
+            max_wait_s=self._config.max_wait_ms / 1000,
             executor=None if is_inline else self._executor,
             expect=Concurrency(self._config.cpus),
             on_batch=self._metrics.batch(package.name),

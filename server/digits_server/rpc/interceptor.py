@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
-from digits_server.metrics.recorder import Metrics, RpcCounter
+from digits_server.metrics.definitions import Metrics, RpcCounter
 from digits_server.rpc import context as calls
 from digits_server.rpc.auth import Metadata
 from digits_server.rpc.methods import Method
@@ -119,16 +119,13 @@ class Intercepted:
         observer = self._observer
         if observer is None:
             return call
-        method, remember = "/".join(labels[1:]), self._metrics.traced(*labels)
+        method = "/".join(labels[1:])
 
         async def observed(request: Any, context: Context) -> Any:
             ended = observer(method, request, context)
 
-            def done(code: grpc.StatusCode, elapsed_s: float, times: int) -> None:
-                trace_id = ended(code)
-                count(code, elapsed_s, times)
-                if trace_id:
-                    remember(elapsed_s, trace_id)
+            def done(code: grpc.StatusCode, elapsed_s: float, times: int = 1, _trace_id: bytes = b"") -> None:
+                count(code, elapsed_s, times, ended(code))
 
             return await call(request, context, done)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from digits_server.errors import Draining, ServerError
-from digits_server.metrics.recorder import RpcCounter
+from digits_server.metrics.definitions import RpcCounter
 from digits_server.rpc.transports import Arrival, Carrier, Metadata
 
 if TYPE_CHECKING:

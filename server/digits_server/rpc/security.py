@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from digits_server.config import Config, SettingRefused
-from digits_server.metrics.recorder import Metrics
+from digits_server.metrics.definitions import Metrics
 from digits_server.rpc import auth as tokens
 from digits_server.rpc import tls as certificates
 from digits_server.rpc.auth import Metadata, Token

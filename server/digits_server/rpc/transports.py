@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from digits_server.config import Config, SettingRefused
+from digits_server.config import Config, SettingRefused, address_of
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ MAX_CONNECTIONS = 1000
 """Fewer than the 1024 open files that a process usually may have."""
 MAX_CONNECTION_AGE_S = 300.0
 """Long-lived clients come to know new workers."""
+MAX_STREAMS = 1024
+"""Calls at once on a connection."""
+MAX_METADATA_BYTES = 16 * 1024
 MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
 
@@ -83,18 +86,16 @@ class Grpcio:
 
     def __init__(self, config: Config) -> None:
         options = [
-            ("grpc.max_allowed_incoming_connections", config.max_connections or MAX_CONNECTIONS),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
             ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s or MAX_CONNECTION_AGE_S)),
             ("grpc.max_connection_age_grace_ms", _ms(config.grace_s)),
-            ("grpc.http2.min_ping_interval_without_data_ms", _ms(config.min_ping_interval_s or MIN_PING_INTERVAL_S)),
+            ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL_S)),
             ("grpc.keepalive_permit_without_calls", 1),  # clients may look after idle connections, at that pace
             ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
             # A message of 4 MB can unpack to 4 GB, and gRPC limits only the packed size.
             ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.enable_channelz", int(config.channelz)),
         ]
-        if config.max_idle_s:
-            options.append(("grpc.max_connection_idle_ms", _ms(config.max_idle_s)))
         self.server = grpc.aio.server(options=_options(config) + options)
 
     def add_direct(self, path: str, method: DirectMethod) -> None:
@@ -120,8 +121,7 @@ class Native:
     allows_pushback = False  # it takes the trailer for a reserved one, and the call hangs until its deadline
 
     def __init__(self, config: Config) -> None:
-        limits = ("max_connections", "max_connection_age_s", "max_idle_s", "min_ping_interval_s")
-        for field in ("tls_cert", "channelz", *limits):
+        for field in ("tls_cert", "channelz", "max_connection_age_s"):
             if value := getattr(config, field):
                 raise SettingRefused(
                     f"--{field.replace('_', '-')}", f"{value} can't be had of native; grpcio can do it"
@@ -170,7 +170,7 @@ def bind(transport: Transport, config: Config, credentials: grpc.ServerCredentia
     Raises:
         SettingRefused: The port can't be had.
     """
-    address = f"{config.host}:{config.port}"
+    address = address_of(config.host, config.port)
     try:
         if credentials:
             return transport.server.add_secure_port(address, credentials)
@@ -183,9 +183,9 @@ def _options(config: Config) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
-        ("grpc.max_metadata_size", config.max_metadata_bytes),  # above it some calls fail by chance, so none shall pass
-        ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
-        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),  # above it some calls fail by chance, so none shall pass
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         # Only workers share their port: a second server must fail on it, not take a part of the calls by accident.
         ("grpc.so_reuseport", int(config.workers > 1)),
     ]

@@ -5,26 +5,31 @@ Imports nothing that serves: a supervisor takes a fraction of a worker's memory,
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
+import queue
 import signal
 import socket
+import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from digits_server.config import Config, SettingRefused
-from digits_server.metrics import definitions as families
-from digits_server.metrics import recorder as metrics
-from digits_server.metrics.board import Board
-from digits_server.metrics.boards import Boards
-from digits_server.metrics.http import Pages
-from digits_server.workers.process import Child
+from digits_server.config import Config, SettingRefused, cannot_listen
+from digits_server.logs import Ready, announce
+from digits_server.metrics.aggregate import Aggregate, Page
+from digits_server.metrics.http import AdminServer
+from digits_server.workers.process import Command, Draining, Ended, Message, Report, Worker
 
 log = logging.getLogger(__name__)
 
+TICK_S = 0.5
+"""Time between two looks at the workers."""
+HUNG_TICKS = 10
+"""Looks in a row without a report from a worker that serves, after which it is hung. Looks are counted, not seconds:
+who was stopped together with the whole machine is not hung."""
+START_TICKS = 240
+"""The same before it serves: models are loaded then."""
 SERVED_S = 30.0
 """A worker that has served so long was a good one."""
 TRIES = 5
@@ -40,21 +45,38 @@ class GaveUp(Exception):
     """Raise when nobody serves, and new workers die too, again and again."""
 
 
+@dataclass
+class Slot:
+    """A place for one worker after the other."""
+
+    index: int
+    worker: Worker | None = None
+    failures: int = 0
+    """Workers in a row that were no good."""
+    start_at: float = 0.0
+    """When the next may be started, on the monotonic clock."""
+
+
 def supervise(config: Config) -> int:
     """Serve with several workers until a signal ends it; return the exit status.
+
+    It is 0 after a drain, 1 if that was cut short or if workers die again and again.
 
     Raises:
         SettingRefused: A setting can't work here, such as a port that is in use.
     """
+    supervisor = Supervisor(config)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, supervisor.handle_signal)
     try:
-        return asyncio.run(Supervisor(config).run())
+        return supervisor.run()
     except GaveUp as error:
         log.critical("gave up", extra={"reason": str(error)})
         return 1
 
 
 class Supervisor:
-    """Keeps `config.workers` processes serving.
+    """Keeps `config.workers` processes serving. One loop; threads and signal handlers only put into its inbox.
 
     Args:
         config: The settings.
@@ -62,126 +84,159 @@ class Supervisor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._stop, self._end_now = asyncio.Event(), asyncio.Event()
-        self._children: dict[int, Child] = {}  # by pid; one place may have two, of which one drains
-        self._announced = False
-        self._boards, self._board = Boards(), Board()
-        self._boards.add(self._board)
-        for reason in ("asked", "died", "hung", "not_started"):  # from 0 on: Prometheus sees no first step otherwise
-            self._board.cell(families.RESTARTS, reason)
+        self._inbox: queue.SimpleQueue[tuple[Worker, Message] | signal.Signals] = queue.SimpleQueue()
+        self._slots = [Slot(index) for index in range(config.workers)]
+        self._workers: list[Worker] = []  # all that live, those included that drain while others have their places
+        self._stops = 0  # signals to stop so far
+        self._next_tick = 0.0
+        self._is_announced = self._has_failed = False
+        self._measured = Aggregate()
+        self._page = Page(
+            self._measured,
+            workers_ready=lambda: sum(worker.serves for worker in self._workers.copy()),
+            processes=lambda: (
+                {"supervisor": os.getpid()} | {str(worker.index): worker.pid for worker in self._workers.copy()}
+            ),
+        )
 
-    async def run(self) -> int:
+    def handle_signal(self, number: int, _frame: object) -> None:
+        """Let the loop see to a signal."""
+        self._inbox.put(signal.Signals(number))
+
+    def _receive(self, worker: Worker, message: Message) -> None:
+        self._inbox.put((worker, message))
+
+    def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; return the exit status.
 
         Raises:
             SettingRefused: A setting can't work here, such as a port that is in use.
             GaveUp: Workers die as soon as they are started.
         """
-        loop = asyncio.get_running_loop()  # its end is that of the handlers
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with _reserved(self._config) as port, self._pages() as self._page:
+        with (
+            _reserved(self._config) as port,
+            AdminServer(
+                self._config, self._page.registry, is_alive=self._is_alive, is_ready=self._is_ready
+            ) as self._admin,
+        ):
             self._config = replace(self._config, port=port)
-            keepers = [asyncio.create_task(self._keep(place)) for place in range(self._config.workers)]
-            stop = asyncio.create_task(self._stop.wait())
             try:
-                done, _ = await asyncio.wait([stop, *keepers], return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()  # a keeper comes to an end only by an error
-                return await self._drain()
+                while not self._stops:
+                    self._fill_slots()
+                    self._handle_next()
+                return self._drain()
             finally:
-                for child in self._children.values():
-                    child.kill()
-                for task in (stop, *keepers):
-                    task.cancel()
-                await asyncio.gather(
-                    *(child.ended for child in self._children.values()), stop, *keepers, return_exceptions=True
-                )
+                for worker in self._workers:
+                    worker.kill()
 
-    def _pages(self) -> Pages:
-        return Pages(
-            self._config,
-            metrics=metrics.page(
-                self._boards,
-                lambda: (
-                    {"supervisor": os.getpid()}
-                    | {str(child.place): pid for pid, child in self._children.copy().items()}
-                ),
-            ),
-            is_alive=lambda: not self._children or any(not child.is_hung for child in list(self._children.values())),
-            is_ready=self._is_ready,
-        )
+    def _is_alive(self) -> bool:
+        workers = self._workers.copy()
+        return not workers or any(worker.missed < _patience(worker) for worker in workers)
 
     def _is_ready(self) -> bool:
-        return self._announced and any(child.board.is_ready for child in list(self._children.values()))
+        return self._is_announced and any(worker.serves for worker in self._workers.copy())
 
-    def _asked_to_stop(self) -> None:
-        (self._end_now if self._stop.is_set() else self._stop).set()
+    def _fill_slots(self) -> None:
+        for slot in self._slots:
+            if slot.worker is None and time.monotonic() >= slot.start_at:
+                try:
+                    slot.worker = Worker(slot.index, self._config, self._receive)
+                except OSError:  # no process, no memory
+                    log.exception("worker not started", extra={"worker": slot.index})
+                    self._vacate(slot, "not_started", is_good=False)
+                else:
+                    self._workers.append(slot.worker)
 
-    def _reload(self) -> None:
-        for child in self._children.values():
-            child.tell("reload")
+    def _handle_next(self) -> None:
+        """See to one message or signal, and to the time."""
+        with contextlib.suppress(queue.Empty):
+            match self._inbox.get(timeout=TICK_S):
+                case signal.SIGHUP:
+                    self._tell_all(Command.RELOAD)
+                case signal.Signals():
+                    self._stops += 1
+                case worker, message:
+                    self._handle(worker, message)
+        if time.monotonic() >= self._next_tick:
+            self._next_tick = time.monotonic() + TICK_S
+            for worker in self._workers:
+                worker.missed += 1
+                if worker.missed == _patience(worker):
+                    log.error("worker hangs", extra={"worker": worker.index, "worker_pid": worker.pid})
+                    self._replace(worker, "hung")
+                    worker.kill()
 
-    async def _keep(self, place: int) -> None:
-        """Keep one place filled: one worker after the other.
+    def _handle(self, worker: Worker, message: Message) -> None:
+        match message:
+            case Report():
+                worker.missed = 0
+                self._measured.update(worker.pid, message.metrics)
+            case Ready():
+                worker.ready, worker.ready_at = message, time.monotonic()
+                self._announce()
+            case Draining():
+                self._replace(worker, "asked")
+            case SettingRefused():
+                worker.refusal = message
+            case Ended():
+                self._workers.remove(worker)
+                self._measured.retire(worker.pid)
+                self._has_failed |= bool(worker.close())
+                self._replace(worker, "died")
+
+    def _replace(self, worker: Worker, reason: str) -> None:
+        """Let another take a worker's place, unless one has."""
+        slot = self._slots[worker.index]
+        worker.is_leaving = True
+        if slot.worker is worker and not self._stops:
+            if worker.refusal and not self._is_announced:
+                raise worker.refusal
+            is_good = reason == "asked" or worker.served_s > SERVED_S
+            self._vacate(slot, reason, is_good=is_good, refusal=worker.refusal)
+
+    def _vacate(self, slot: Slot, reason: str, *, is_good: bool, refusal: SettingRefused | None = None) -> None:
+        """Make way for the next worker, now or after a pause.
 
         Raises:
-            SettingRefused, GaveUp: As `run`.
+            GaveUp: There have been too many.
         """
-        failures = 0
-        while not self._stop.is_set():
-            reason, good, refusal = await self._fill(place)
-            if self._stop.is_set():
-                return
-            if refusal and not self._announced:
-                raise refusal
-            failures = 0 if good else failures + 1
-            pause_s = min(BACK_OFF_S * 2 ** (failures - 2), MAX_BACK_OFF_S) if failures > 1 else 0.0
-            self._board.count(families.RESTARTS, reason)
-            about = {"worker": place, "reason": reason, "pause_s": pause_s, "refusal": refusal and str(refusal)}
-            log.log(logging.WARNING if failures else logging.INFO, "worker replaced", extra=about)
-            if failures >= TRIES and not self._is_ready():
-                raise GaveUp(f"{failures} workers in a row served less than {SERVED_S:g} s; the last one {reason}")
-            await asyncio.sleep(pause_s)
-
-    async def _fill(self, place: int) -> tuple[str, bool, SettingRefused | None]:
-        """Start a worker; return why another should take its place, whether it was a good one, and what it refused."""
-        try:
-            child = Child(place, self._config, on_ready=self._announce)
-        except OSError:  # no process, no memory, no room for a folder
-            log.exception("worker not started", extra={"worker": place})
-            return "not_started", False, None
-        self._children[child.pid] = child
-        self._boards.add(child.board)
-
-        def bury(_: object) -> None:
-            self._boards.bury(child.board)
-            del self._children[child.pid]
-
-        child.ended.add_done_callback(bury)
-        reason = await child.left
-        return reason, reason == "asked" or child.served_s > SERVED_S, child.refusal
+        slot.worker = None
+        slot.failures = failures = 0 if is_good else slot.failures + 1
+        pause_s = min(BACK_OFF_S * 2 ** (failures - 2), MAX_BACK_OFF_S) if failures > 1 else 0.0
+        slot.start_at = time.monotonic() + pause_s
+        self._page.restarts.labels(reason).inc()
+        about = {"worker": slot.index, "reason": reason, "pause_s": pause_s, "refusal": refusal and str(refusal)}
+        log.log(logging.WARNING if failures else logging.INFO, "worker replaced", extra=about)
+        if failures >= TRIES and not self._is_ready():
+            raise GaveUp(f"{failures} workers in a row served less than {SERVED_S:g} s; the last one {reason}")
 
     def _announce(self) -> None:
-        ready = [child.ready for child in self._children.values() if child.ready]
-        if not self._announced and len(ready) == self._config.workers:
-            self._announced = True
-            self._page.announce(ready[0], [os.getpid(), *self._children])
+        ready = [slot.worker.ready for slot in self._slots if slot.worker and slot.worker.ready]
+        if not self._is_announced and len(ready) == len(self._slots):
+            self._is_announced = True
+            pids = [os.getpid(), *(worker.pid for worker in self._workers)]
+            announce(self._config, ready[0], self._admin.address, pids)
 
-    async def _drain(self) -> int:
-        children = list(self._children.values())
-        log.info("draining", extra={"workers": len(children), "grace_s": self._config.grace_s})
-        for child in children:
-            child.tell("drain")
-        ended: asyncio.Future[list[int]] = asyncio.gather(*(child.ended for child in children))
-        either: set[asyncio.Future[Any]] = {ended, asyncio.create_task(self._end_now.wait())}
-        await asyncio.wait(either, timeout=self._config.grace_s + DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            log.error("ended before the drain was over", extra={"worker_pids": list(self._children)})
+    def _tell_all(self, command: Command) -> None:
+        for worker in self._workers:
+            worker.send(command)
+
+    def _drain(self) -> int:
+        log.info("draining", extra={"workers": len(self._workers), "grace_s": self._config.grace_s})
+        self._tell_all(Command.DRAIN)
+        self._has_failed = False
+        end = time.monotonic() + self._config.grace_s + DRAIN_S
+        while self._workers and self._stops == 1 and time.monotonic() < end:
+            self._handle_next()
+        if self._workers:
+            log.error("ended before the drain was over", extra={"worker_pids": [w.pid for w in self._workers]})
             return 1
         log.info("drained")
-        return 1 if any(ended.result()) else 0
+        return int(self._has_failed)
+
+
+def _patience(worker: Worker) -> int:
+    return HUNG_TICKS if worker.ready else START_TICKS
 
 
 @contextlib.contextmanager
@@ -189,22 +244,23 @@ def _reserved(config: Config) -> Iterator[int]:
     """Hold a port for workers to share, a free one for 0, and yield it. Who only binds and never listens gets no calls.
 
     Raises:
-        SettingRefused: Somebody else has it.
+        SettingRefused: It can't be had.
     """
     host = config.host.strip("[]")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind) as probe, socket.socket(family, kind) as reserve:
-            # Would someone who does not share get it? What is left of closed connections does not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            port: int = probe.getsockname()[1]
-            probe.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(
+                host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, kind) as probe:
+                # Would someone who does not share get it? What is left of closed connections does not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                port: int = probe.getsockname()[1]
+            reserve = stack.enter_context(socket.socket(family, kind))
             reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             reserve.bind((address[0], port, *address[2:]))
-            yield port
-    except OSError as error:
-        raise SettingRefused("--port", f"can't listen on {config.host}:{config.port}; is it in use?") from error
+        except OSError as error:
+            raise cannot_listen("--", host, config.port, error) from error
+        yield port

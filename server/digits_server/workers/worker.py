@@ -1,92 +1,131 @@
-"""A process that serves: on its own, or as one of several on one port, at the end of a supervisor's channel."""
+"""A process that serves: on its own, or as one of several on one port, at the end of a supervisor's pipe."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any
 
 import uvloop
 
 from digits_server import logs
 from digits_server.config import Config, SettingRefused
 from digits_server.errors import ModelRefused
-from digits_server.metrics import recorder as metrics
-from digits_server.metrics.board import Board
-from digits_server.metrics.boards import Boards
-from digits_server.metrics.http import Pages
+from digits_server.logs import Ready
+from digits_server.metrics.aggregate import Page
+from digits_server.metrics.definitions import Metrics
+from digits_server.metrics.http import AdminServer
 from digits_server.server import Server
+from digits_server.workers.process import PIPE, Command, Draining, Message, Report
 
+BEAT_S = 0.25
+"""Time between heartbeats of a process that serves alone."""
 SILENT_S = 2.0
-"""How long the event loop may say nothing before `/healthz` calls it hung."""
+"""How long its event loop may say nothing before `/healthz` calls it hung."""
+REPORT_S = 1.0
+"""Time between a worker's reports: what it may have counted in vain when it is killed."""
 EXIT_S = 5.0
 """Time beyond the grace that an orphan has to end by itself."""
 
 
 def serve_alone(config: Config) -> int:
-    """Serve in this process, with the pages, until a signal ends it; return the exit status.
+    """Serve in this process, with the admin endpoints, until a signal ends it; return the exit status.
 
     Raises:
         SettingRefused: A setting can't work here, such as a port that is in use.
     """
-    board, boards = Board(), Boards()
-    boards.add(board)
-    page = metrics.page(boards, lambda: {"0": os.getpid()})
-    with Pages(
+    return _run(_serve_alone(config))
+
+
+async def _serve_alone(config: Config) -> int:
+    metrics = Metrics()
+    server = Server(config, metrics)
+    last_beat = float("inf")
+
+    async def beat() -> None:
+        nonlocal last_beat
+        while True:
+            last_beat = time.monotonic()
+            await asyncio.sleep(BEAT_S)
+
+    def on_ready(ready: Ready) -> None:
+        beats.append(asyncio.create_task(beat()))
+        logs.announce(config, ready, admin.address, [os.getpid()])
+
+    beats: list[asyncio.Task[None]] = []
+    page = Page(metrics, workers_ready=lambda: int(server.is_ready), processes=lambda: {"0": os.getpid()})
+    with AdminServer(
         config,
-        metrics=page,
-        is_alive=lambda: time.monotonic() - (board.last_beat or time.monotonic()) < SILENT_S,
-        is_ready=lambda: board.is_ready,
-    ) as pages:
-
-        async def serve() -> int:
-            server = Server(config, board)
-            return await server.run(lambda ready: pages.announce(ready, [os.getpid()]))
-
-        return _run(serve())
+        page.registry,
+        is_alive=lambda: time.monotonic() - last_beat < SILENT_S,
+        is_ready=lambda: server.is_ready,
+    ) as admin:
+        return await server.run(on_ready)
 
 
-def main(channel: Connection, board_file: int) -> int:
-    """Serve at the end of a supervisor's channel, until it says so or is gone; return the exit status."""
-    (config,) = channel.recv()
+def main() -> int:
+    """Serve at the end of the supervisor's pipe that the environment names; return the exit status."""
+    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
+    pipe = Connection(os.dup(int(os.environ.pop(PIPE))))
+    config: Config = pipe.recv()
     logs.to_stderr(config.log_level)
-    board = Board(board_file, lambda key: channel.send(("key", key)))
+    with ThreadPoolExecutor(1, thread_name_prefix="pipe") as sender:  # a supervisor that stands still must not stop us
 
-    async def serve() -> int:
-        server = Server(config, board)
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=_obey, args=(channel, server, loop, config), name="channel", daemon=True).start()
-        return await server.run(lambda ready: channel.send(("ready", ready)), lambda: channel.send(("draining", None)))
+        def tell(message: Message) -> Future[None]:
+            return sender.submit(pipe.send, message)
 
+        try:
+            return _run(_serve(config, pipe, tell))
+        except SettingRefused as error:
+            tell(error)
+            return 2
+
+
+async def _serve(config: Config, pipe: Connection, tell: Callable[[Message], Future[None]]) -> int:
+    metrics = Metrics()
+    server = Server(config, metrics)
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_obey, args=(pipe, server, loop, config), name="commands", daemon=True).start()
+
+    async def report() -> None:
+        with contextlib.suppress(OSError):  # the supervisor is gone: see `_obey`
+            while True:
+                await asyncio.wrap_future(tell(Report(list(metrics.collect()))))
+                await asyncio.sleep(REPORT_S)
+
+    def on_ready(ready: Ready) -> None:
+        tell(ready)
+
+    def on_drain() -> None:
+        tell(Draining())
+
+    reports = asyncio.create_task(report())
     try:
-        return _run(serve())
-    except SettingRefused as error:
-        channel.send(("refused", error))
-        return 2
+        return await server.run(on_ready, on_drain)
+    finally:
+        reports.cancel()
+        tell(Report(list(metrics.collect())))
 
 
-def _obey(channel: Connection, server: Server, loop: asyncio.AbstractEventLoop, config: Config) -> None:
+def _obey(pipe: Connection, server: Server, loop: asyncio.AbstractEventLoop, config: Config) -> None:
     """Hand on the supervisor's commands. Without a supervisor there is nothing to serve for."""
-    commands: dict[str, Callable[..., None]] = {
-        "drain": server.stop,
-        "reload": server.reload,
-    }
+    commands = {Command.DRAIN: server.stop, Command.RELOAD: server.reload}
     try:
         while True:
-            command, *arguments = channel.recv()
-            loop.call_soon_threadsafe(commands[command], *arguments)
+            loop.call_soon_threadsafe(commands[pipe.recv()])
     except (EOFError, OSError):
         loop.call_soon_threadsafe(server.stop)
         time.sleep(config.grace_s + EXIT_S)
         os._exit(1)  # the event loop hangs, and nobody is left to end this process
 
 
-def _run(serve: Coroutine[Any, Any, int]) -> int:
+def _run(serve: Coroutine[object, object, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve)
@@ -95,5 +134,4 @@ def _run(serve: Coroutine[Any, Any, int]) -> int:
 
 
 if __name__ == "__main__":
-    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
-    sys.exit(main(Connection(os.dup(int(sys.argv[1]))), int(sys.argv[2])))
+    sys.exit(main())
