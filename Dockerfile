@@ -1,4 +1,5 @@
 # Images of the service, its load test and its web page:  docker build --target server .  or  loadtest, or web
+# For arm64 as for x86-64 (--platform linux/arm64): the pins have the hashes of both, nothing here is of one alone.
 FROM python:3.11-slim-bookworm AS build
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -8,7 +9,7 @@ COPY proto proto
 # Pinned packages first: their layer outlives every change of our own code.
 FROM build AS build-server
 COPY requirements/server.txt requirements/
-RUN pip install --require-hashes -r requirements/server.txt
+RUN pip install --no-deps --require-hashes -r requirements/server.txt
 COPY server server
 RUN pip install --no-deps --no-build-isolation ./proto ./server \
  && pip uninstall -y hatchling editables pathspec pluggy tomlkit trove-classifiers \
@@ -17,14 +18,14 @@ RUN pip install --no-deps --no-build-isolation ./proto ./server \
 
 FROM build AS build-loadtest
 COPY requirements/loadtest.txt requirements/
-RUN pip install --require-hashes -r requirements/loadtest.txt
+RUN pip install --no-deps --require-hashes -r requirements/loadtest.txt
 COPY client client
 RUN pip install --no-deps --no-build-isolation ./proto ./client \
  && pip check
 
 FROM build AS build-web
 COPY requirements/web.txt requirements/
-RUN pip install --require-hashes -r requirements/web.txt
+RUN pip install --no-deps --require-hashes -r requirements/web.txt
 COPY client client
 COPY web web
 RUN pip install --no-deps --no-build-isolation ./proto ./client ./web \

@@ -1,41 +1,66 @@
 # `make serve` and `make test` set everything up themselves; `make help` lists the rest.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+PYTHON  ?= python3
+COMPOSE ?= docker compose
+VENV    := .venv
+BIN     := $(VENV)/bin
+# Each list of pins is complete, so nothing is resolved: whatever has been released since, every pip does the same.
+PINNED  := install -q --disable-pip-version-check --no-deps --require-hashes -r
+OURS    := install -q --disable-pip-version-check --no-deps --no-build-isolation
+export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:  ## list what make can do
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z -]+:.*## /{split($$1, name, " "); printf "  %-12s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
+
+# What doesn't come from pip: `need-` ends before anything else has run, `want-` says what will be left out.
+brings-cc         = apt-get install gcc libc6-dev (for tests of a clock that jumps)
+brings-chromium   = apt-get install chromium (for tests of the page)
+brings-docker     = https://docs.docker.com/engine/install; on Debian as root also: eval "$$(tests/compose/engine.sh)", then COMPOSE=docker-compose
+brings-h2load     = apt-get install nghttp2-client (generates load)
+brings-ip         = apt-get install iproute2 iptables (for tests with several hosts)
+brings-node       = apt-get install nodejs npm (for the test of the Node.js example)
+brings-prometheus = apt-get install prometheus (for tests of rules and dashboards)
+brings-taskset    = apt-get install util-linux (gives processes their CPUs)
+need-%:
+	@command -v $* >/dev/null || { printf '%s\n' '$* is missing, and nothing goes without. It comes with: $(brings-$*)' >&2; exit 1; }
+want-%:
+	@command -v $* >/dev/null || printf '%s\n' '$* is missing, so something will be left out. It comes with: $(brings-$*)' >&2
+want-fashion:
+	@test -e /usr/share/datasets/fashion-mnist || printf '%s\n' 'Fashion-MNIST is missing, so images that are no digits will be left out.' \
+	  'It comes with: apt-get install dataset-fashion-mnist' >&2
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Digits needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	@$(PYTHON) -c 'import sys; sys.exit("Digits needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 
-# Two environments' worth of packages in one folder: serving needs 10 of them, the checks all.
+# Three sizes of one environment: what serves, the page beside it, everything. Each list holds the one before.
 $(VENV)/.serve: requirements/serve.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/serve.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e proto -e server -e client
+	$(BIN)/pip $(PINNED) requirements/serve.txt
+	$(BIN)/pip $(OURS) -e proto -e server -e client
+	$(BIN)/pip check
 	@touch $@
 
 $(VENV)/.web: requirements/web.txt web/pyproject.toml | $(VENV)/.serve
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/web.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e web
+	$(BIN)/pip $(PINNED) requirements/web.txt
+	$(BIN)/pip $(OURS) -e web
+	$(BIN)/pip check
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt export/pyproject.toml | $(VENV)/.serve $(VENV)/.web
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e export
+$(VENV)/.dev: requirements/dev.txt $(wildcard */pyproject.toml) | $(BIN)/python
+	@$(BIN)/python -c 'import sys; sys.exit("Training and tests need Python 3.11 to 3.13, TensorFlow has nothing for " + sys.version.split()[0] + "; remove .venv and name another: make PYTHON=python3.13 ...") if sys.version_info >= (3, 14) else 0'
+	$(BIN)/pip $(PINNED) requirements/dev.txt
+	$(BIN)/pip $(OURS) -e proto -e server -e client -e web -e export
+	$(BIN)/pip check
+	@touch $(VENV)/.serve $(VENV)/.web $@
+
+# What little wants and is large: Ray for tests/ray, Jupyter for the notebook.
+$(VENV)/.ray $(VENV)/.notebook: $(VENV)/.%: requirements/%.txt | $(VENV)/.dev
+	$(BIN)/pip $(PINNED) $<
+	$(BIN)/pip check
 	@touch $@
 
-# Ray and its 80 packages, which tests/ray alone wants.
-$(VENV)/.ray: requirements/ray.txt | $(VENV)/.dev
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.txt
-	@touch $@
-
-.PHONY: sync
-sync: $(VENV)/.dev  ## install everything: runtime, training, checks
-
+##@ Use
 .PHONY: serve
 serve: $(VENV)/.serve  ## serve the shipped models on 127.0.0.1:50051 (ARGS="--port 6000" for other settings)
 	$(BIN)/digits-server $(ARGS)
@@ -44,12 +69,75 @@ serve: $(VENV)/.serve  ## serve the shipped models on 127.0.0.1:50051 (ARGS="--p
 web: $(VENV)/.web  ## serve the page to draw on at http://127.0.0.1:8080, beside `make serve` (ARGS="--port 8000")
 	$(BIN)/digits-web $(ARGS)
 
+##@ Train
+RECIPE ?= ann-dropout
+OUT    ?= out/$(RECIPE)/1
+MODEL  ?= models/digits-mlp/1
+
+.PHONY: train
+train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=digits-mlp, OUT=out/...)
+	$(BIN)/digits-export train --recipe $(RECIPE) --out $(OUT) $(ARGS)
+
+.PHONY: report
+report: want-fashion $(VENV)/.dev  ## measure a package again, write its report and model card (MODEL=models/digits-cnn/1)
+	$(BIN)/digits-export report $(MODEL) $(ARGS)
+
+.PHONY: notebook
+notebook: $(VENV)/.notebook  ## open the walk through training and export in Jupyter
+	$(BIN)/jupyter notebook export/notebooks/mnist_ann.ipynb $(ARGS)
+
+##@ Load-test
+.PHONY: loadtest
+loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="--shape ramp -u 64")
+	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
+	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
+
+.PHONY: bench
+bench: need-h2load need-taskset $(VENV)/.dev  ## measure one core beside the limits of the same run; wants two CPUs (ARGS="--seconds 10")
+	$(BIN)/python loadtests/bench.py $(ARGS)
+
+.PHONY: capacity
+capacity: need-h2load need-taskset $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants two CPUs
+	$(BIN)/python loadtests/capacity.py $(ARGS)
+
+.PHONY: overload
+overload: need-h2load need-taskset $(VENV)/.dev  ## offer a server three times what it can do; wants two CPUs (ARGS="--seconds 10")
+	$(BIN)/python loadtests/overload.py $(ARGS)
+
+##@ Containers
+.PHONY: image build
+image build: need-docker  ## build the container images
+	$(COMPOSE) --profile load build
+
+.PHONY: up
+up: need-docker  ## start servers, Envoy, page, Prometheus and Grafana in containers (PROFILE="--profile load" adds Locust)
+	$(COMPOSE) $(PROFILE) up --build --detach --wait $(ARGS)
+	@for it in "envoy 50051 gRPC" "web 8080 page" "prometheus 9090 Prometheus" "grafana 3000 Grafana" "locust 8089 Locust"; do \
+	  set -- $$it; at=$$($(COMPOSE) --profile load port $$1 $$2 2>/dev/null) && printf '%-12s%s\n' "$$3" \
+	    "$$([ $$3 = gRPC ] || printf http://)$$at"; \
+	done
+
+.PHONY: down
+down: need-docker  ## stop the containers; what Prometheus has collected stays
+	$(COMPOSE) --profile load down
+
+##@ Develop
+.PHONY: install sync
+install sync: $(VENV)/.dev  ## install everything: runtime, training, checks
+
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
+test: want-chromium want-prometheus want-h2load want-ip want-cc want-node $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
 	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
 
-.PHONY: fmt
-fmt: $(VENV)/.dev  ## format the code and fix what can be fixed
+.PHONY: check
+check: lint types  ## everything CI checks; the generated code is compared by a test
+	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
+
+.PHONY: format fmt
+format fmt: $(VENV)/.dev  ## format the code and fix what can be fixed
 	$(BIN)/ruff format -q .
 	$(BIN)/ruff check -q --fix .
 
@@ -68,30 +156,15 @@ types: $(VENV)/.dev  ## check types
 proto: $(VENV)/.dev  ## regenerate the modules from the .proto files
 	proto/generate.sh
 
-.PHONY: check
-check: lint types  ## everything CI checks; the generated code is compared by a test
-	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
-
 .PHONY: requirements
-requirements: $(VENV)/.dev  ## pin requirements/*.txt anew from the pyproject files
-	PATH="$(abspath $(BIN)):$$PATH" requirements/compile.sh
-
-.PHONY: train
-train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=ann-dropout, OUT=out/...)
-	$(BIN)/digits-export train --recipe $(or $(RECIPE),ann-dropout) --out $(or $(OUT),out/$(or $(RECIPE),ann-dropout)/1) $(ARGS)
-
-.PHONY: loadtest
-loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judged by loadtests/slo.toml (ARGS="--shape ramp -u 64")
-	$(BIN)/python loadtests/run.py --users 10 --spawn-rate 10 --run-time 30s $(ARGS)
-
-.PHONY: soak
-soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
-	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
+requirements: $(VENV)/.dev  ## pin requirements/*.txt anew from the pyproject files (ARGS=--upgrade for newer releases)
+	requirements/compile.sh $(ARGS)
 
 # What the server's image holds, apart from Debian: installed anew, for these tell what is installed, not what is asked for.
 out/supply/.venv: requirements/server.txt | $(BIN)/python
 	rm -rf $@ && $(PYTHON) -m venv $@
-	$@/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
+	$@/bin/pip $(PINNED) $<
+	$@/bin/pip check
 	$@/bin/pip uninstall -q -y hatchling editables pathspec pluggy tomlkit trove-classifiers setuptools pip
 
 .PHONY: sbom
@@ -108,40 +181,7 @@ audit: $(VENV)/.dev  ## look the pinned packages up among known vulnerabilities;
 fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="--seconds 3600 --seed 7")
 	$(BIN)/python tests/security/fuzz.py $(ARGS)
 
-COMPOSE ?= docker compose
-
-.PHONY: image
-image:  ## build the container images
-	$(COMPOSE) --profile load build
-
-.PHONY: up
-up:  ## start servers, Envoy, page, Prometheus and Grafana in containers (PROFILE="--profile load" adds Locust)
-	$(COMPOSE) $(PROFILE) up --build --detach --wait $(ARGS)
-	@for it in "envoy 50051 gRPC" "web 8080 page" "prometheus 9090 Prometheus" "grafana 3000 Grafana" "locust 8089 Locust"; do \
-	  set -- $$it; at=$$($(COMPOSE) --profile load port $$1 $$2 2>/dev/null) && printf '%-12s%s\n' "$$3" \
-	    "$$([ $$3 = gRPC ] || printf http://)$$at"; \
-	done
-
-.PHONY: down
-down:  ## stop the containers; what Prometheus has collected stays
-	$(COMPOSE) --profile load down
-
-.PHONY: bench
-bench: $(VENV)/.dev  ## measure one core beside the limits of the same run; wants h2load and two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/bench.py $(ARGS)
-
-.PHONY: capacity
-capacity: $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants h2load and two CPUs
-	$(BIN)/python loadtests/capacity.py $(ARGS)
-
-.PHONY: overload
-overload: $(VENV)/.dev  ## offer a server three times what it can do; wants h2load and two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/overload.py $(ARGS)
-
-.PHONY: bench-sdk
-bench-sdk: $(VENV)/.dev  ## measure the Python client beside the generated stub; wants two CPUs
-	$(BIN)/python loadtests/sdk_bench.py $(ARGS)
-
-.PHONY: bench-models
-bench-models: $(VENV)/.dev  ## measure what callers feel while models are exchanged or tried; wants h2load and two CPUs
-	$(BIN)/python loadtests/models_bench.py $(ARGS)
+.PHONY: clean
+clean:  ## remove caches and figures; what was trained (out/) and installed (.venv/) stays
+	rm -rf out/supply loadtests/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +

