@@ -30,7 +30,7 @@ export function showAnswer(answer, elapsedMs) {
     : `${percent(answer.confidence)} sure`;
   look(answer.abstains ? "unsure" : "sure");
   write(isBlank ? "–" : answer.abstains ? "?" : answer.digit, sentence);
-  $("top").replaceChildren(...answer.top.map(({ digit, probability }) => {
+  $("top").replaceChildren(...answer.top.slice(0, 3).map(({ digit, probability }) => {
     const item = element("li");
     item.append(element("b", "", digit), percent(probability));
     return item;
