@@ -54,6 +54,8 @@ class Prediction:
     model: str
     version: str
     timing: Timing
+    classes: tuple[str, ...] = ()
+    """Labels of the model's classes, in the order of `probabilities`; empty if the server doesn't tell."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Model:
     """Images per second in batches over images per second alone, on that server."""
     batch_costs: Mapping[int, float]
     """Seconds that a run takes there, by images in it; empty for a model that is not serving."""
+    labels: tuple[str, ...] = ()
+    """What its classes are called, in the order of `probabilities`."""
 
 
 def each(columns: Columns) -> Iterator[Prediction]:
@@ -135,6 +139,7 @@ def models(answer: bytes) -> list[Model]:
             test_accuracy=model.test_accuracy,
             batching_gain=model.batching_gain,
             batch_costs={cost.batch_size: cost.seconds for cost in model.batch_costs},
+            labels=tuple(model.labels),
         )
         for model in pb.ListModelsResponse.FromString(answer).models
     ]

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import tomllib
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -15,8 +16,7 @@ from openapi_spec_validator import validate
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from digits_client import DigitClient
-from digits_client.testing import FakeAsyncDigitClient
+from digits_client import DigitClient, Prediction, Quality, Timing
 from digits_web.app import HEADERS, Config, create_app
 
 SAMPLES = ROOT / "docs/samples"
@@ -82,7 +82,8 @@ def test_all_kinds_of_body_give_the_same_answer(http, gateway, shipped, seven):
     ]:
         answer = conforms(classify(http, content, kind).raise_for_status().json(), "Prediction")
         assert (answer["digit"], answer["abstains"], answer["quality"]) == (7, False, [])
-        assert answer["top"][0] == {"digit": 7, "probability": answer["confidence"]}
+        assert answer["top"][0] == {"digit": 7, "label": "7", "probability": answer["confidence"]}
+        assert (answer["label"], len(answer["top"])) == ("7", 10)
         np.testing.assert_allclose(answer["probabilities"], expected.probabilities, atol=2e-6)  # 6 digits are given
         assert answer["pixels"] == seven.tolist()
 
@@ -178,6 +179,67 @@ def test_no_path_leads_out_of_the_page(http):
         assert http.get(path).status_code == 404
 
 
+def test_a_model_is_chosen_by_its_name(http, seven):
+    """`model` chooses who answers, without it the server's default does; a name that nobody has is refused in words."""
+    for query, model in (("", "digits-mlp"), ("?model=digits-cnn", "digits-cnn"), ("?model=digits-mlp", "digits-mlp")):
+        answer = http.post(
+            f"/api/classify{query}", content=seven.tobytes(), headers={"content-type": "application/octet-stream"}
+        )
+        assert answer.raise_for_status().json()["model"] == model
+    refused = http.post(
+        "/api/classify?model=mine", content=bytes(784), headers={"content-type": "application/octet-stream"}
+    )
+    assert "model: 'mine'; allowed are digits-cnn, digits-mlp" in problem(refused, 404)
+
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def letter(index):
+    """Return what a model of letters says."""
+    probabilities = np.full(26, 0.01, np.float32)
+    probabilities[index] = 0.75
+    timing = Timing(0.0, 0.001, 1)
+    return Prediction(index, 0.75, probabilities, Quality(0), "letters", "1", timing, classes=LETTERS)
+
+
+class Client:
+    """A client without a server, whose answers are given."""
+
+    def __init__(self, **answers):
+        self._answers, self.asked = answers, []
+
+    def __getattr__(self, name):
+        async def ask(*arguments, **_):
+            self.asked.append((name, arguments))
+            answer = self._answers[name]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return ask
+
+    async def close(self):
+        pass
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Return what sends a request to a gateway whose client is given."""
+
+    async def ask(client, method, path, **body):
+        monkeypatch.setattr("digits_web.app.AsyncDigitClient", lambda _server, **_: client)
+        app = create_app(Config(server="far:50051"))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://web") as http,
+        ):
+            return await http.request(method, path, **body)
+
+    return ask
+
+
 @pytest.mark.parametrize(
     ("outcome", "status", "words"),
     [
@@ -185,23 +247,47 @@ def test_no_path_leads_out_of_the_page(http):
         (ZeroDivisionError("secret"), 500, "The gateway failed; its log tells more."),
     ],
 )
-async def test_unready_server_and_own_faults_are_told_apart(monkeypatch, outcome, status, words):
+async def test_unready_server_and_own_faults_are_told_apart(ask, outcome, status, words):
     """A server that is up and not ready is 503; a fault of the gateway's own is 500 and keeps its details to itself."""
+    assert problem(await ask(Client(health=outcome), "GET", "/api/health"), status) == words
 
-    class Client(FakeAsyncDigitClient):
-        def __init__(self, _server, **_):
-            super().__init__(7)
 
-        async def health(self, *, timeout_s):
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
+async def test_answers_bear_the_models_own_labels(ask):
+    """A model of 26 letters answers with a letter, a probability for each, and the ten likeliest by name."""
+    body = {"content": bytes(784), "headers": {"content-type": "application/octet-stream"}}
+    response = await ask(Client(classify=letter(16)), "POST", "/api/classify", **body)
+    answer = conforms(response.raise_for_status().json(), "Prediction")
+    assert (answer["digit"], answer["label"], len(answer["probabilities"])) == (16, "q", 26)
+    assert answer["top"][0] == {"digit": 16, "label": "q", "probability": 0.75}
+    assert len(answer["top"]) == 10
 
-    monkeypatch.setattr("digits_web.app.AsyncDigitClient", Client)
-    app = create_app(Config(server="far:50051"))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://web") as http:
-        assert problem(await http.get("/api/health"), status) == words
+
+@pytest.mark.parametrize("width", [1000, 3000])
+async def test_a_number_is_read_digit_by_digit(ask, width):
+    """Each digit of a number has a box in the picture's own pixels, however large that is, and an answer of its own."""
+    digits = [
+        SimpleNamespace(
+            box=(10, 20, 30, 40), prediction=letter(index), is_touching=index == 1, image=np.full((28, 28), 9, np.uint8)
+        )
+        for index in (1, 0)
+    ]
+    client = Client(read=SimpleNamespace(text="ba", digits=tuple(digits)))
+    body = {"content": png((width, 400)), "headers": {"content-type": "image/png"}}
+    number = conforms((await ask(client, "POST", "/api/read", **body)).raise_for_status().json(), "Number")
+    assert (number["text"], number["width"], number["height"]) == ("ba", width, pytest.approx(400, abs=2))
+    scale = width / min(width, 1024)
+    assert [digit["box"] for digit in number["digits"]] == [[round(edge * scale) for edge in (10, 20, 30, 40)]] * 2
+    assert [(digit["label"], digit["is_touching"]) for digit in number["digits"]] == [("b", True), ("a", False)]
+    assert number["digits"][0]["pixels"] == [9] * 784
+    ((method, (picture,)),) = client.asked
+    assert (method, max(picture.size)) == ("read", min(width, 1024))
+
+
+async def test_only_pictures_can_be_read(ask):
+    """A number needs a picture: other bodies are refused, naming what is allowed."""
+    body = {"content": b"{}", "headers": {"content-type": "application/json"}}
+    refused = problem(await ask(Client(), "POST", "/api/read", **body), 415)
+    assert refused == "content-type: application/json; allowed are image/png and image/jpeg"
 
 
 def test_server_away_is_said_in_words():

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from strokes import DIGITS, draw
 
 SOMETHING = re.compile(r"\w")
+NOTHING = "\N{EN DASH}"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
@@ -19,6 +20,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 def page(visit, gateway):
     page = visit(gateway.url)
     expect(page.locator("#state")).to_have_text("Ready")
+    expect(page.locator("#accuracy")).not_to_be_empty()
     return page
 
 
@@ -28,6 +30,24 @@ def shown(page):
         "[...document.getElementById('seen').getContext('2d').getImageData(0, 0, 28, 28).data]"
         ".filter((_, i) => i % 4 === 0)"
     )
+
+
+def answer(probabilities, labels):
+    """Return what the API would say."""
+    best = sorted(range(len(labels)), key=lambda index: -probabilities[index])
+    return {
+        "digit": best[0],
+        "label": labels[best[0]],
+        "confidence": probabilities[best[0]],
+        "abstains": False,
+        "probabilities": probabilities,
+        "top": [{"digit": index, "label": labels[index], "probability": probabilities[index]} for index in best[:10]],
+        "quality": [],
+        "pixels": [0] * 784,
+        "model": "m",
+        "version": "1",
+        "timing": {"queue_s": 0.0, "inference_s": 0.0, "batch_size": 1},
+    }
 
 
 @pytest.mark.parametrize("digit", range(10))
@@ -66,11 +86,11 @@ def centre(page):
 def test_newest_drawing_wins_and_nothing_queues(page, gateway):
     """While an answer is slow no second request goes out; when it comes, one follows, with the newest drawing."""
     held, bodies = [], []
-    page.route("**/api/classify", lambda route: (held.append(route), bodies.append(route.request.post_data_buffer)))
+    page.route("**/api/classify*", lambda route: (held.append(route), bodies.append(route.request.post_data_buffer)))
     draw(page, DIGITS[3])
     draw(page, [[(0.1, 0.1), (0.9, 0.9)]])
     assert len(bodies) == 1
-    with page.expect_request("**/api/classify"):
+    with page.expect_request("**/api/classify*"):
         held.pop().continue_()
     while not held:
         page.wait_for_timeout(10)
@@ -145,7 +165,7 @@ def test_large_photo_is_shrunk_before_it_is_sent(page, tmp_path):
     """A photograph of a telephone's size leaves the browser as a small one, in whatever format it was."""
     Image.open(ROOT / "docs/samples/photo-of-4.jpg").resize((3000, 2250)).save(tmp_path / "large.webp")
     sent = []
-    page.route("**/api/classify", lambda route: (sent.append(route.request), route.continue_()))
+    page.route("**/api/classify*", lambda route: (sent.append(route.request), route.continue_()))
     page.set_input_files("#photo", tmp_path / "large.webp")
     expect(page.locator("#digit")).to_have_text("4")
     assert [request.headers["content-type"] for request in sent] == ["image/jpeg"]
@@ -162,33 +182,148 @@ def test_odd_pictures_are_spoken_about(page, tmp_path):
     page.set_input_files("#photo", tmp_path / "notes.txt")
     expect(page.locator("#remark")).to_have_text("notes.txt is no picture that this browser can read.")
     expect(page.locator("#announcement")).to_contain_text("Can’t be read.")
+    expect(page.locator("#pad")).to_have_attribute("aria-label", "Drawing area, empty")  # not the one before
 
 
 def test_abstention_is_shown_as_such(page):
     """Where the model abstains no digit is claimed: a question mark, the two likeliest, another colour."""
-    answer = {
-        "digit": 4,
-        "confidence": 0.41,
+    unsure = {
+        **answer([0, 0, 0, 0, 0.41, 0, 0, 0.2, 0, 0.39], "0123456789"),
         "abstains": True,
-        "probabilities": [0, 0, 0, 0, 0.41, 0, 0, 0.2, 0, 0.39],
-        "top": [{"digit": 4, "probability": 0.41}, {"digit": 9, "probability": 0.39}, {"digit": 7, "probability": 0.2}],
         "quality": ["LOW_CONFIDENCE"],
-        "pixels": [0] * 784,
-        "model": "m",
-        "version": "1",
-        "timing": {"queue_s": 0.0, "inference_s": 0.0, "batch_size": 1},
     }
-    page.route("**/api/classify", lambda route: route.fulfill(json=answer))
+    page.route("**/api/classify*", lambda route: route.fulfill(json=unsure))
     draw(page, DIGITS[4])
     expect(page.locator("#digit")).to_have_text("?")
     expect(page.locator("#sentence")).to_have_text("Abstains: 4 or 9?")
     expect(page.locator(".answer")).to_contain_class("unsure")
 
 
+def test_a_late_answer_is_dimmed(page):
+    """While the service takes long over more ink, the answer to the drawing before is dimmed; the next is not."""
+    draw(page, DIGITS[1])
+    expect(page.locator("#digit")).to_have_text("1")
+    held = []
+    page.route("**/api/classify*", lambda route: held.append(route))  # noqa: PLW0108 - playwright wants a function
+    draw(page, [[(0.3, 0.5), (0.7, 0.5)]])
+    expect(page.locator(".verdict")).to_have_css("opacity", "0.35")
+    while held:
+        held.pop().continue_()
+        page.wait_for_timeout(10)  # for what was drawn meanwhile
+    expect(page.locator(".verdict")).to_have_css("opacity", "1")
+    page.unroute_all(behavior="wait")
+
+
+def test_another_drawing_clears_the_answer_at_once(page):
+    """After undo, clear or a picture nothing is left of the answer before, however long the next takes."""
+    page.get_by_role("button", name="MNIST’s 8").click()
+    expect(page.locator("#digit")).to_have_text("8")
+    page.route("**/api/classify*", lambda route: None)
+    page.get_by_role("button", name="MNIST’s 3").click()
+    expect(page.locator("#digit")).to_have_text(NOTHING)
+    assert max(shown(page)) == 0
+
+
+def served(name, labels, **more):
+    """Return a model as /api/models lists it."""
+    model = {"name": name, "version": "1", "is_default": False, "is_serving": True, "reason": "", "test_accuracy": 0}
+    return {**model, "labels": list(labels), "batching_gain": 1.0, **more}
+
+
+def test_bars_fit_the_models_classes(page):
+    """Of many classes the ten likeliest have a bar, and one is for the rest; of few each has one, in their order."""
+    models = [served("letters", "abcdefghijklmnopqrstuvwxyz"), served("coins", ["heads", "tails"])]
+    page.route("**/api/models", lambda route: route.fulfill(json={"models": models}))
+    letters = answer([0.01] * 16 + [0.75] + [0.01] * 9, "abcdefghijklmnopqrstuvwxyz")
+    answers = {"letters": letters, "coins": answer([0.2, 0.8], ["heads", "tails"])}
+    page.route("**/api/classify*", lambda route: route.fulfill(json=answers[route.request.url.partition("=")[2]]))
+    page.reload()
+    expect(page.locator("#accuracy")).to_have_text("accuracy unknown")
+    expect(page.locator("#bars .name")).to_have_text([NOTHING] * 10 + ["rest"])
+    draw(page, DIGITS[9])
+    expect(page.locator("#digit")).to_have_text("q")
+    expect(page.locator("#bars .name")).to_have_text([*"qabcdefghi", "rest"])
+    expect(page.locator("#bars .share").last).to_have_text("16%")
+    page.locator("#model").select_option("coins")
+    expect(page.locator("#digit")).to_have_text("tails")
+    expect(page.locator("#bars .name")).to_have_text(["heads", "tails"])
+    expect(page.locator("#bars .first .name")).to_have_text("tails")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_models_are_told_apart_and_chosen(page):
+    """The most accurate of the models with the default's labels is chosen, with its accuracy, and others can be."""
+    expect(page.locator("#model")).to_have_value("digits-cnn")
+    expect(page.locator("#model option")).to_have_text(["digits-cnn/1", "digits-mlp/1"])
+    expect(page.locator("#accuracy")).to_contain_text("99.")
+    draw(page, DIGITS[6])
+    expect(page.locator("#digit")).to_have_text("6")
+    with page.expect_request("**/api/classify?model=digits-mlp"):
+        page.locator("#model").select_option("digits-mlp")
+    expect(page.locator("#digit")).to_have_text("6")
+    models = [
+        served("mine", "0123456789", is_default=True, test_accuracy=0.9, dataset="street numbers"),
+        served("letters", "abc", test_accuracy=0.99),
+        served("broken", "0123456789", test_accuracy=1, is_serving=False, reason="refused"),
+    ]
+    page.route("**/api/models", lambda route: route.fulfill(json={"models": models}))
+    page.reload()
+    expect(page.locator("#model option")).to_have_text(["mine/1", "letters/1"])
+    expect(page.locator("#model")).to_have_value("mine")
+    expect(page.locator("#accuracy")).to_have_text("90.00 % on street numbers")
+
+
+def test_a_number_is_read_with_boxes(page):
+    """Of a number each digit has a box on the drawing and an answer of its own; unsure ones are told."""
+    sure, unsure = answer([0.02, 0.98], "01"), answer([0.6, 0.4], "01")
+    number = {
+        "text": "10",
+        "width": 560,
+        "height": 560,
+        "digits": [
+            {**sure, "box": [56, 112, 140, 280], "is_touching": False},
+            {**unsure, "abstains": True, "box": [280, 112, 140, 280], "is_touching": True},
+        ],
+    }
+    sent = []
+    page.route("**/api/read*", lambda route: (sent.append(route.request.post_data_buffer), route.fulfill(json=number)))
+    page.get_by_text("Number", exact=True).click()
+    draw(page, [[(0.2, 0.3), (0.2, 0.6)]])
+    expect(page.locator("#digit")).to_have_text("10")
+    expect(page.locator("#sentence")).to_have_text("Not sure of 1 of 2")
+    expect(page.locator("#number li b")).to_have_text(["1", "0"])
+    expect(page.locator("#number li").nth(1)).to_contain_text("1 40.0 %")
+    expect(page.locator("#number li").nth(1)).to_contain_text("touching")
+    pad, box = page.locator("#pad").bounding_box(), page.locator("#boxes span").first.bounding_box()
+    for edge, side, share in (("x", "width", 0.1), ("y", "height", 0.2)):
+        assert (box[edge] - pad[edge]) / pad[side] == pytest.approx(share, abs=0.01)
+    assert box["height"] / pad["height"] == pytest.approx(0.5, abs=0.01)
+    assert Image.open(io.BytesIO(sent[0])).size == (560, 560)
+    expect(page.locator("#bars")).to_be_hidden()
+    expect(page.locator("#announcement")).to_contain_text("10, Not sure of 1 of 2.")
+    page.locator("#clear").click()
+    expect(page.locator("#boxes span")).to_have_count(0)
+    page.get_by_text("Single digit").click()
+    expect(page.locator("#bars")).to_be_visible()
+
+
+def test_boxes_lie_on_a_photo(page):
+    """A photograph's boxes lie where the photograph does on the pad."""
+    number = {"text": "4", "width": 400, "height": 300, "digits": [{**answer([1], "4"), "box": [0, 0, 400, 300]}]}
+    page.route("**/api/read*", lambda route: route.fulfill(json=number))
+    page.get_by_text("Number", exact=True).click()
+    page.set_input_files("#photo", ROOT / "docs/samples/photo-of-4.jpg")
+    expect(page.locator("#digit")).to_have_text("4")
+    pad, box = page.locator("#pad").bounding_box(), page.locator("#boxes span").bounding_box()
+    assert (box["y"] - pad["y"]) / pad["height"] == pytest.approx(1 / 8, abs=0.01)
+    assert box["width"] / pad["width"] == pytest.approx(1, abs=0.01)
+
+
 def test_keyboard_is_enough(page):
     """From the address bar on, Tab reaches the pad, and arrows and Space draw a 1 on it; Delete clears it."""
-    page.keyboard.press("Tab")
-    expect(page.locator("#pad")).to_be_focused()
+    for name in ("#model", "#mode-digit", "#pad"):
+        page.keyboard.press("Tab")
+        expect(page.locator(name)).to_be_focused()
     for key in ["ArrowUp"] * 14 + [" "] + ["ArrowDown"] * 27 + [" ", "ArrowRight"]:
         page.keyboard.press(key)
     expect(page.locator("#digit")).to_have_text("1")
@@ -217,15 +352,17 @@ def test_everything_has_a_name_and_a_role(page):
     for role, name in [
         ("banner", None),
         ("main", None),
-        ("region", "Draw a digit"),
+        ("combobox", "Model"),
+        ("radio", "Single digit"),
+        ("region", "Draw or photograph"),
         ("region", "What the model says"),
         ("region", "The service, live"),
-        ("list", "Probability of each digit"),
+        ("list", "Probability of each class"),
         ("img", "What the model gets: the drawing in 28 by 28 pixels"),
         ("status", None),
     ]:
         assert page.get_by_role(role, name=name).count() >= 1, (role, name)
-    assert page.get_by_role("list", name="Probability of each digit").get_by_role("listitem").count() == 10
+    assert page.get_by_role("list", name="Probability of each class").get_by_role("listitem").count() == 10
     for button in page.get_by_role("button").all():
         expect(button).to_have_accessible_name(SOMETHING)
 
@@ -297,8 +434,7 @@ def test_live_panel_shows_the_service(page):
     expect(page.locator("#p50")).to_contain_text("s")  # of µs or ms
     expect(page.locator("#p99")).to_contain_text("s")
     expect(page.locator("#requests")).to_contain_text("/s")
-    expect(page.locator("#spark-requests polyline")).to_have_attribute("points", SOMETHING)
-    expect(page.locator("#model")).to_contain_text("digits-mlp/1")
+    expect(page.locator("#requests + svg polyline")).to_have_attribute("points", SOMETHING)
 
 
 def test_server_away_is_said_and_recovery_needs_no_reload(visit, tmp_path):
@@ -307,12 +443,21 @@ def test_server_away_is_said_and_recovery_needs_no_reload(visit, tmp_path):
     gateway = start_gateway(f"--server={server.address}", f"--metrics-url={server.metrics_url}/metrics")
     page = visit(gateway.url)
     expect(page.locator("#state")).to_have_text("Ready")
+    draw(page, DIGITS[7])
+    expect(page.locator("#digit")).to_have_text("7")
+    before = page.locator("#pad").bounding_box()
     assert server.stop() == 0
     expect(page.locator("#state")).to_have_text("Unreachable")
     expect(page.get_by_role("alert")).to_contain_text("The service can’t be reached.")
     expect(page.locator("#outage-detail")).to_contain_text(f"No server can be reached at {server.address}")
+    assert page.locator("#pad").bounding_box() == before  # nothing moved under the hand
+    expect(page.locator("#digit")).to_have_text("7")  # the drawing is still the one that the answer is about
+    draw(page, DIGITS[1])
+    expect(page.locator("#sentence")).to_have_text("No answer yet")
+    expect(page.locator("#digit")).to_have_text(NOTHING)
+    page.locator("#clear").click()
     draw(page, DIGITS[2])
-    expect(page.locator("#sentence")).to_have_text("Nothing drawn yet")  # nothing is known of it yet
+    expect(page.locator("#sentence")).to_have_text("No answer yet")
 
     again = start_server(ROOT / "models", tmp_path, f"--port={server.address.rpartition(':')[2]}")
     expect(page.locator("#state")).to_have_text("Ready")

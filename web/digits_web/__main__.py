@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import logging.config
+import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -12,13 +14,17 @@ from typing import Any
 
 import click
 import uvicorn
-from starlette.types import ASGIApp
+from pythonjsonlogger.json import JsonFormatter
+from starlette.middleware import Middleware
 
 from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Tls
 from digits_web.app import Config, create_app
 
-PREFIX = "DIGITS_WEB"
+PREFIX = "DIGITS_WEB_"
+NAMES = {"asctime": "time", "levelname": "level", "name": "logger"}
 PEM = click.Path(exists=True, dir_okay=False)
+SERVICE_LINK = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)=|\w+_PORT=\w+://")
+"""What Kubernetes puts into the environment of every pod about a service named digits-web."""
 
 
 class Command(click.Command):
@@ -27,67 +33,87 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Check the environment, then parse as usual."""
         known = {param.envvar for param in self.params if isinstance(param.envvar, str)}
-        for name in sorted(os.environ):
-            if name.startswith(f"{PREFIX}_") and name not in known:
+        for name, value in sorted(os.environ.items()):
+            if name.startswith(PREFIX) and SERVICE_LINK.match(f"{name}={value}"):
+                del os.environ[name]
+            elif name.startswith(PREFIX) and name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(sorted(known))}"
                 raise click.UsageError(f"environment variable {name} is not a setting{hint}", ctx)
         return super().parse_args(ctx, args)
 
 
-def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return an option that is an environment variable too, and names both in its help and errors."""
-    variable = PREFIX + flag[1:].replace("-", "_").upper()
-    return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
-
-
-def _web_address(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value and not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r}; allowed are http://... and https://..., or nothing")
-    return value
-
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "json": {
-            "()": "pythonjsonlogger.json.JsonFormatter",
-            "fmt": ["asctime", "levelname", "name", "message"],
-            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
-        }
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["stderr"]},
-}
-
-
 class Gateway(uvicorn.Server):
     """A web server that says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, ready: str) -> None:
-        super().__init__(config)
-        self._ready = ready
+    ready = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then say so."""
         await super().startup(sockets)
-        click.echo(self._ready)
+        with contextlib.suppress(OSError):  # a full disk, or nobody who reads: no reason not to serve
+            click.echo(self.ready)
+
+
+def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return an option that is an environment variable too, and names both in its help and errors."""
+    variable = PREFIX + flag[2:].replace("-", "_").upper()
+    return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on a name or an address, IPv6 with or without brackets; on `::`, for IPv4 too.
+
+    Raises:
+        OSError: The operating system refuses.
+    """
+    host = host.removeprefix("[").removesuffix("]")
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    is_dual = address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=512, dualstack_ipv6=is_dual)
+
+
+def tracing() -> list[Middleware]:
+    """Trace to the end of the process if OpenTelemetry's own variables say where to; return what makes the spans."""
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not any(map(os.environ.get, endpoints)) or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return []
+    try:  # optional dependencies
+        from opentelemetry import trace  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise click.UsageError(f"{endpoints[0]}: sending traces needs the extra digits-web[otel] ({error})") from error
+
+    def add_trace(record: logging.LogRecord) -> bool:
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            record.trace_id, record.span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+        return True
+
+    os.environ.setdefault("OTEL_SERVICE_NAME", "digits-web")
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)  # where the client's spans come from
+    logging.getLogger().handlers[0].addFilter(add_trace)
+    return [Middleware(OpenTelemetryMiddleware, excluded_urls="/healthz", exclude_spans=["receive", "send"])]
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
-@setting("--host", default="127.0.0.1", help="Address to listen on.")
+@setting("--host", default="127.0.0.1", help="Address to listen on, IPv4 or IPv6.")
 @setting("--port", type=click.IntRange(0, 65535), default=8080, help="Port of page and API; 0 takes a free one.")
 @setting("--server", default=DEFAULT_SERVER, help="Where the Digits server is, host:port.")
-@setting("--token", default="", help="Bearer token to send to it, where it wants one.")
-@setting("--tls-ca", type=PEM, help="Encrypt the way to it, and trust the authorities in this PEM file.")
-@setting("--tls-cert", type=PEM, help="The gateway's own certificate, PEM, where the server asks who calls.")
+@setting("--token", default="", help="Bearer token to send to it, if it requires one.")
+@setting("--tls-ca", type=PEM, help="Encrypt the connection to it, and trust the authorities in this PEM file.")
+@setting("--tls-cert", type=PEM, help="The gateway's own certificate, PEM, for servers that require one (mTLS).")
 @setting("--tls-key", type=PEM, help="Its private key, PEM.")
 @setting(
     "--metrics-url",
-    default="http://127.0.0.1:9464/metrics",
-    callback=_web_address,
-    help="The server's metrics page, for the live figures; empty: none.",
+    default=Config.metrics_url,
+    help="The server's metrics endpoint, for the live figures; empty: none.",
 )
 @setting(
     "--timeout-s",
@@ -126,21 +152,21 @@ def main(
 
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """
-    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
-    config = Config(tls=tls, **settings)
-    logging.config.dictConfig(LOGGING)  # before anything logs; uvicorn sets the levels
-    traced = _tracing()  # before there is a client, which else makes no spans
+    config = Config(tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None, **settings)
+    lines = logging.StreamHandler()
+    lines.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=NAMES))
+    logging.basicConfig(handlers=[lines])  # before anything logs; uvicorn sets the levels
     try:
-        app = traced(create_app(config))
+        app = create_app(config, tracing())
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=512)
+        listener = listen(host, port)
     except OSError as error:
-        raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error}") from error
+        raise click.UsageError(f"--host {host} --port {port}: can't listen there: {error.strerror}") from error
 
-    place = f"[{host}]" if family == socket.AF_INET6 else host
+    address, port = listener.getsockname()[:2]
+    url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     gateway = Gateway(
         uvicorn.Config(
             app,
@@ -149,30 +175,13 @@ def main(
             timeout_graceful_shutdown=grace_s,
             server_header=False,
             ws="none",
-        ),
-        f"digits-web ready: http://{place}:{listener.getsockname()[1]}, server {config.server}, pid {os.getpid()}",
+        )
     )
+    gateway.ready = f"digits-web ready: {url}, server {config.server}, pid {os.getpid()}"
     # uvicorn drains on these and then raises them anew for whoever handled them before: that must not end us with -15.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     gateway.run(sockets=[listener])
-
-
-def _tracing() -> Callable[[ASGIApp], ASGIApp]:
-    """Trace, if OpenTelemetry's own variables say where to; return what gives an application spans, or does nothing."""
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    is_off = (
-        os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
-    )
-    if is_off or not any(map(os.environ.get, names)):
-        return lambda app: app
-    try:
-        from digits_web.tracing import set_up  # noqa: PLC0415 - an optional dependency
-    except ImportError as error:
-        raise click.UsageError(
-            f"OTEL_EXPORTER_OTLP_ENDPOINT: sending traces needs OpenTelemetry: digits-web[otel] ({error})"
-        ) from error
-    return set_up()
 
 
 if __name__ == "__main__":

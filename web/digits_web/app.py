@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from digits_client import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, AsyncDigitClient, Tls
 from digits_web import problems
 from digits_web.api import Api
+from digits_web.models import Models
 from digits_web.stats import Stats
 
 PAGE = Path(__file__).parent / "page"
@@ -45,26 +46,38 @@ class Config:
     """Encrypts the way there; None: plain text."""
     token: str = ""
     """Bearer token of the gateway, where the server wants one."""
-    metrics_url: str = ""
-    """The server's metrics page; empty: there are no live figures."""
+    metrics_url: str = "http://127.0.0.1:9464/metrics"
+    """The server's metrics endpoint; empty: there are no live figures."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """How long an answer of the server may take, in seconds."""
     max_upload_bytes: int = 10 * 1024 * 1024
     """Largest request body; a telephone's photograph has 2 to 8 MB."""
 
 
-def create_app(config: Config) -> Starlette:
+def create_app(config: Config, middleware: Sequence[Middleware] = ()) -> Starlette:
     """Return the ASGI application. It connects when somebody asks it, and disconnects when it shuts down.
 
+    Args:
+        config: The settings.
+        middleware: What requests pass before ours.
+
     Raises:
-        OSError, ValueError: A file of `tls` can't be used.
+        OSError, ValueError: A setting can't be used.
     """
-    client = AsyncDigitClient(config.server, timeout_s=config.timeout_s, tls=config.tls, token=config.token)
-    api = Api(client, config.server, Stats(config.metrics_url), config.max_upload_bytes)
+    if not config.metrics_url.startswith(("http://", "https://")) and config.metrics_url:
+        raise ValueError(f"--metrics-url: {config.metrics_url!r}; allowed are http://... and https://..., or nothing")
+
+    def connect(model: str) -> AsyncDigitClient:
+        return AsyncDigitClient(
+            config.server, timeout_s=config.timeout_s, tls=config.tls, token=config.token, model=model
+        )
+
+    models = Models(connect)
+    api = Api(models, config.server, Stats(config.metrics_url), config.max_upload_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with client:
+        async with aclosing(models):
             yield
 
     return Starlette(
@@ -74,6 +87,7 @@ def create_app(config: Config) -> Starlette:
                 "/api",
                 routes=[
                     Route("/classify", api.classify, methods=["POST"]),
+                    Route("/read", api.read, methods=["POST"]),
                     Route("/models", api.models),
                     Route("/health", api.health),
                     Route("/stats", api.stats),
@@ -82,7 +96,7 @@ def create_app(config: Config) -> Starlette:
             ),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
-        middleware=[Middleware(Headers)],
+        middleware=[*middleware, Middleware(Headers)],
         exception_handlers=problems.handlers(config.server),
         lifespan=lifespan,
     )

@@ -21,18 +21,18 @@ from digits_client import (
     ServerUnavailable,
 )
 
-# What the caller did wrong is 4xx. What lies between the gateway and the server is 5xx, a refused token included: it is
-# the gateway's token. The first that fits counts.
-STATUS: list[tuple[type[DigitsError], int]] = [
-    (InvalidImage, 400),
-    (InvalidRequest, 400),
-    (NotFound, 404),
-    (Overloaded, 503),
-    (ServerUnavailable, 503),
-    (DeadlineExceeded, 504),
-    (CallError, 502),
-    (DigitsError, 500),
-]
+STATUS: dict[type, int] = {
+    # What the caller did wrong.
+    InvalidImage: 400,
+    InvalidRequest: 400,
+    NotFound: 404,
+    # What lies between the gateway and the server, a refused token included: it is the gateway's token.
+    Overloaded: 503,
+    ServerUnavailable: 503,
+    DeadlineExceeded: 504,
+    CallError: 502,
+    DigitsError: 500,
+}
 
 
 class Problem(HTTPException):
@@ -41,26 +41,21 @@ class Problem(HTTPException):
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return the answer that tells of a problem."""
-    return JSONResponse(
-        {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail},
-        status,
-        headers,
-        media_type="application/problem+json",
-    )
+    body = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-def handlers(server: str) -> dict[Any, Callable[[Request, Exception], Response]]:
+def handlers(server: str) -> dict[Any, Callable[[Request, Any], Response]]:
     """Return what answers for each kind of exception; `server` is named where it is the one to blame."""
 
-    def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    def http_error(request: Request, error: HTTPException) -> Response:
         detail = error.detail
         if not isinstance(error, Problem):  # Starlette's own, which only repeat the title
             detail = f"{request.method} {request.url.path}: {detail.lower()}; /api/openapi.json tells what there is"
         return problem(error.status_code, detail, error.headers)
 
-    def digits_error(_: Request, error: Exception) -> Response:
-        status = next(status for kind, status in STATUS if isinstance(error, kind))
+    def digits_error(_: Request, error: DigitsError) -> Response:
+        status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         detail = error.details if isinstance(error, CallError) else str(error)
         if isinstance(error, ServerUnavailable):
             detail = f"No server can be reached at {server}: {detail}"

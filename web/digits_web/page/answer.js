@@ -1,4 +1,4 @@
-// Shows what the model says: the digit, the ten bars, the 28 x 28 it got; and tells screen readers, once the hand rests.
+// Shows what the model says: of one digit the bars, of a number its digits; and tells screen readers, once the hand rests.
 
 const QUALITY = {
   BLANK: "There is no ink.",
@@ -7,82 +7,109 @@ const QUALITY = {
   LOW_CONFIDENCE: "",               // the verdict says so itself
 };
 const REST_MS = 600;                // of the hand, before the answer is read out
+const DIM_MS = 400;                 // an answer may lag so long behind the drawing before it is dimmed
 
 const $ = (id) => document.getElementById(id);
 const percent = (share) => (share > 0.999 ? ">99.9 %" : share < 0.001 ? "<0.1 %" : `${(share * 100).toFixed(1)} %`);
-
-const bars = Array.from({ length: 10 }, (_, digit) => {
-  const row = $("bars").appendChild(element("li"));
-  const track = row.appendChild(element("span", "track"));
-  const bar = track.appendChild(element("span", "bar"));
-  row.appendChild(element("span", "name", digit));
-  return { row, bar, share: row.appendChild(element("span", "share", "0%")) };
-});
-
-let rest;
+let rest, dimming;
 
 /** Show an answer of /api/classify; `elapsedMs` is the time since the drawing was looked at. */
 export function showAnswer(answer, elapsedMs) {
-  const names = answer.top.map((each) => each.digit);
+  const [first, second] = answer.top;
   const isBlank = answer.quality.includes("BLANK");
   const sentence = isBlank ? "Nothing to read" : answer.abstains
-    ? `Abstains: ${names[0]} or ${names[1]}?`
+    ? `Abstains: ${[first, second].filter(Boolean).map((each) => each.label).join(" or ")}?`
     : `${percent(answer.confidence)} sure`;
-  look(answer.abstains ? "unsure" : "sure");
-  write(isBlank ? "–" : answer.abstains ? "?" : answer.digit, sentence);
-  $("top").replaceChildren(...answer.top.map(({ digit, probability }) => {
-    const item = element("li");
-    item.append(element("b", "", digit), percent(probability));
-    return item;
-  }));
-  bars.forEach(({ row, bar, share }, digit) => {
-    bar.style.transform = `scaleY(${answer.probabilities[digit]})`;
-    share.textContent = `${Math.round(answer.probabilities[digit] * 100)}%`;
-    row.classList.toggle("first", digit === names[0]);
-  });
-  see(answer.pixels);
+  const rows = answer.top.length === answer.probabilities.length
+    ? answer.top.toSorted((a, b) => a.digit - b.digit)
+    : [...answer.top, { label: "rest", probability: 1 - answer.top.reduce((sum, each) => sum + each.probability, 0) }];
+  show(answer.abstains ? "unsure" : "sure", isBlank ? "–" : answer.abstains ? "?" : answer.label, sentence, rows, first.digit);
+  $("top").replaceChildren(...answer.top.slice(0, 3).map(({ label, probability }) => (
+    element("li", "", element("b", "", label), percent(probability)))));
+  see($("seen"), answer.pixels);
   $("seen").setAttribute("aria-label", isBlank ? "What the model gets: nothing" : "What the model gets: the drawing in 28 by 28 pixels");
-  const odd = answer.quality.map((name) => QUALITY[name] ?? name).filter(Boolean).join(" ");
-  const { queue_s: queue, inference_s: inference, batch_size: size } = answer.timing;
-  remark(odd || `Update ${elapsedMs.toFixed(0)} ms · queue ${duration(queue)} · model ${duration(inference)} · batch ${size}`, odd);
-  document.body.dataset.answers = Number(document.body.dataset.answers) + 1;
-  document.body.dataset.lastMs = elapsedMs;
-  announce(`${isBlank || answer.abstains ? "" : `${answer.digit}, `}${sentence}. ${odd}`);
+  finish([answer], elapsedMs, `${isBlank || answer.abstains ? "" : `${answer.label}, `}${sentence}.`);
 }
 
-/** Show that there is nothing to say anything about. */
-export function showNothing() {
-  look("idle");
-  write("–", "Nothing drawn yet");
+/** Show an answer of /api/read; `frame` is where its picture lies on the pad, in shares of the pad. */
+export function showNumber({ text, width, height, digits }, frame, elapsedMs) {
+  const unsure = digits.filter((digit) => digit.abstains).length;
+  const sentence = !digits.length ? "Nothing to read" : unsure
+    ? `Not sure of ${unsure} of ${digits.length}`
+    : `${percent(Math.min(...digits.map((digit) => digit.confidence)))} sure${digits.length > 1 ? ", or more, of each" : ""}`;
+  show(unsure ? "unsure" : "sure", text || "–", sentence, []);
+  $("number").replaceChildren(...digits.map((digit) => {
+    const seen = Object.assign(document.createElement("canvas"), { width: 28, height: 28 });
+    see(seen, digit.pixels);
+    const candidates = digit.top.slice(0, 2).map(({ label, probability }) => `${label} ${percent(probability)}`);
+    return element("li", digit.abstains ? "unsure" : "", seen, element("b", "", digit.label),
+      ...candidates.map((each) => element("span", "share", each)), element("span", "share", digit.is_touching ? "touching" : ""));
+  }));
+  $("boxes").replaceChildren(...digits.map(({ box: [x, y, wide, high], label, abstains }) => {
+    const box = element("span", abstains ? "unsure" : "");
+    box.dataset.label = label;
+    const shares = { left: frame.x + frame.width * x / width, top: frame.y + frame.height * y / height,
+      width: frame.width * wide / width, height: frame.height * high / height };
+    for (const [name, share] of Object.entries(shares)) box.style[name] = `${share * 100}%`;
+    return box;
+  }));
+  finish(digits, elapsedMs, `${text && `${text}, `}${sentence}.`);
+}
+
+/** Show that there is nothing to say anything about; `labels` are the model's classes. */
+export function showNothing(labels, sentence = "Nothing drawn yet") {
+  const rows = labels.length > 10 ? [...Array(10).fill("–"), "rest"] : labels;
+  show("idle", "–", sentence, rows.map((label) => ({ label, probability: 0 })));
   remark("");
-  $("top").replaceChildren();
-  for (const { row, bar, share } of bars) {
-    bar.style.transform = "scaleY(0)";
-    share.textContent = "0%";
-    row.classList.remove("first");
-  }
-  see(new Array(784).fill(0));
-  $("seen").setAttribute("aria-label", "What the model gets: nothing yet");
   announce("");
 }
 
 /** Show that a drawing or picture could not be read, and why. */
-export function showRefusal(sentence) {
-  showNothing();
-  write("–", "Can’t be read");
-  remark(sentence, true);
-  announce(`Can’t be read. ${sentence}`);
+export function showRefusal(labels, reason) {
+  showNothing(labels, "Can’t be read");
+  remark(reason, true);
+  announce(`Can’t be read. ${reason}`);
 }
 
-function look(kind) {
-  const card = document.querySelector(".answer");
-  card.classList.remove("sure", "unsure", "idle");
-  card.classList.add(kind);
+/** Dim the answer soon: the drawing is no longer the one it belongs to. A newer answer prevents it. */
+export function expectAnswer() {
+  dimming ??= setTimeout(() => document.body.classList.add("late"), DIM_MS);
 }
 
-function write(digit, sentence) {
+function show(kind, digit, sentence, rows, first) {
+  clearTimeout(dimming);
+  dimming = undefined;
+  document.body.classList.remove("late");
+  document.querySelector(".answer").className = `card answer ${kind}`;
   $("digit").textContent = digit;
+  $("digit").style.setProperty("--letters", [...String(digit)].length);
   $("sentence").textContent = sentence;
+  $("top").replaceChildren();
+  $("number").replaceChildren();
+  $("boxes").replaceChildren();
+  see($("seen"), new Array(784).fill(0));
+  $("seen").setAttribute("aria-label", "What the model gets: nothing yet");
+  while ($("bars").children.length > rows.length) $("bars").lastChild.remove();
+  while ($("bars").children.length < rows.length) {       // those that are there stay: they move to their new heights
+    $("bars").append(element("li", "", element("span", "track", element("span", "bar")), element("span", "name"), element("span", "share")));
+  }
+  rows.forEach(({ digit: index, label, probability }, i) => {
+    const [track, name, share] = $("bars").children[i].children;
+    track.firstChild.style.transform = `scaleY(${probability})`;
+    name.textContent = name.title = label;
+    share.textContent = `${Math.round(probability * 100)}%`;
+    $("bars").children[i].className = index !== undefined && index === first ? "first" : "";
+  });
+}
+
+/** Write what is odd, else the times, and count the answer. */
+function finish(answers, elapsedMs, words) {
+  const odd = [...new Set(answers.flatMap((each) => each.quality))].map((name) => QUALITY[name] ?? name).filter(Boolean).join(" ");
+  const { queue_s: queue, inference_s: inference, batch_size: size } = answers[0]?.timing ?? {};
+  remark(odd || `Update ${elapsedMs.toFixed(0)} ms${size ? ` · queue ${duration(queue)} · model ${duration(inference)} · batch ${size}` : ""}`, odd);
+  document.body.dataset.answers = Number(document.body.dataset.answers) + 1;
+  document.body.dataset.lastMs = elapsedMs;
+  announce(`${words} ${odd}`);
 }
 
 /** Write the line below the bars: one place for the times and for what is odd, so that nothing jumps while somebody draws. */
@@ -91,10 +118,10 @@ function remark(text, isOdd = false) {
   $("remark").classList.toggle("odd", Boolean(isOdd));
 }
 
-function see(pixels) {
+function see(canvas, pixels) {
   const image = new ImageData(28, 28);
   pixels.forEach((value, i) => image.data.set([value, value, value, 255], i * 4));
-  $("seen").getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 function announce(text) {
@@ -106,9 +133,9 @@ function duration(seconds) {
   return seconds < 0.001 ? `${Math.round(seconds * 1e6)} µs` : `${(seconds * 1e3).toFixed(1)} ms`;
 }
 
-function element(name, className = "", text = "") {
+function element(name, className = "", ...children) {
   const made = document.createElement(name);
   made.className = className;
-  made.textContent = text;
+  made.append(...children);
   return made;
 }

@@ -1,12 +1,13 @@
 // The drawing area: strokes by pointer and keyboard, pictures, undo. It knows nothing of the service.
 
 const SIZE = 280;           // its own coordinates, whatever the screen
-const SENT = 168;           // 6 pixels for each of the model's 28: enough for smooth edges, small enough to send often
-const WIDTH = 21;           // of the pen; a digit that fills the pad then has strokes as thick as MNIST's
+// The pen's width makes strokes as thick as MNIST's: of a digit that fills the pad, or of each of several. What is sent of one
+// digit has 6 pixels for each of the model's 28: enough for smooth edges, small enough to send often.
+const COARSE = { width: 21, sent: 168 }, FINE = { width: 11, sent: 560 };
 const STEP = 7;             // of the pen by one arrow key
 
 export class Pad {
-  #canvas; #context; #pen; #small; #smallContext;
+  #canvas; #context; #pen; #small; #smallContext; #detail = COARSE;
   #actions = [];            // {points} | {picture, blob, name, isInk} | {cleared}: what undo takes back, one by one
   #stroke = null;           // the action that a pointer or the keyboard is at
   #cursor = [SIZE / 2, SIZE / 2];
@@ -14,13 +15,15 @@ export class Pad {
 
   /** Counts what makes earlier drawings worthless: a clear, an undo, a picture. More ink does not. */
   epoch = 0;
+  /** Counts all changes. */
+  revision = 0;
 
   constructor(canvas, pen, changed) {
     this.#canvas = canvas;
     this.#pen = pen;
     this.#changed = changed;
     this.#context = canvas.getContext("2d");
-    this.#small = Object.assign(document.createElement("canvas"), { width: SENT, height: SENT });
+    this.#small = document.createElement("canvas");
     this.#smallContext = this.#small.getContext("2d", { willReadFrequently: true });
     this.#listen();
     this.#penIs("up");
@@ -28,6 +31,16 @@ export class Pad {
 
   get isEmpty() { return this.#visible().length === 0; }
   get canUndo() { return this.#actions.length > 0; }
+
+  /** Where on the pad that lies what is sent, in shares of the pad. */
+  get frame() {
+    const [{ picture } = {}] = this.#visible();
+    const { x, y, width, height } = placed(picture ?? this.#canvas);
+    return { x: x / SIZE, y: y / SIZE, width: width / SIZE, height: height / SIZE };
+  }
+
+  /** Draw from now on with the pen for several digits, and send more pixels; or with that for one. */
+  setFine(isFine) { this.#detail = isFine ? FINE : COARSE; }
 
   clear() {
     this.#stroke = null;
@@ -52,10 +65,10 @@ export class Pad {
   blob() {
     const [first] = this.#visible();
     if (first?.picture) return first.blob;
-    const context = this.#smallContext;
-    context.clearRect(0, 0, SENT, SENT);
+    const context = this.#smallContext, { sent } = this.#detail;
+    this.#small.width = this.#small.height = sent;          // which clears it
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.#canvas, 0, 0, SENT, SENT);
+    context.drawImage(this.#canvas, 0, 0, sent, sent);
     // Not toBlob: browsers do that when they are idle, and while somebody draws they are not.
     const binary = atob(this.#small.toDataURL("image/png").split(",")[1]);
     return new Blob([Uint8Array.from(binary, (letter) => letter.charCodeAt(0))], { type: "image/png" });
@@ -84,16 +97,17 @@ export class Pad {
     context.clearRect(0, 0, width, height);
     context.setTransform(width / SIZE, 0, 0, height / SIZE, 0, 0);
     const visible = this.#visible();
-    for (const action of visible) action.picture ? place(context, action.picture) : ink(context, action.points);
+    for (const action of visible) action.picture ? place(context, action.picture) : ink(context, action);
     const picture = visible[0]?.picture && visible[0];
     this.#canvas.classList.toggle("photo", Boolean(picture) && !picture.isInk);
     const content = picture ? `showing ${picture.name}` : visible.length ? `${visible.length} strokes` : "empty";
     this.#canvas.setAttribute("aria-label", `Drawing area, ${content}`);
+    this.revision++;
     this.#changed();
   }
 
   #begin(point) {
-    this.#stroke = { points: [point] };
+    this.#stroke = { points: [point], width: this.#detail.width };
     this.#add(this.#stroke);
   }
 
@@ -169,10 +183,9 @@ export class Pad {
 }
 
 /** Draw one stroke, smooth through the middles of its pieces. */
-function ink(context, points) {
-  context.lineWidth = WIDTH;
+function ink(context, { points, width }) {
+  context.lineWidth = width;
   context.lineCap = context.lineJoin = "round";
-  context.strokeStyle = "#000";
   context.beginPath();
   context.moveTo(...points[0]);
   for (let i = 1; i < points.length - 1; i++) {
@@ -186,8 +199,12 @@ function ink(context, points) {
 
 /** Draw a picture as large as it fits. */
 function place(context, picture) {
-  const scale = SIZE / Math.max(picture.width, picture.height);
-  const width = picture.width * scale, height = picture.height * scale;
+  const { x, y, width, height } = placed(picture);
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture, (SIZE - width) / 2, (SIZE - height) / 2, width, height);
+  context.drawImage(picture, x, y, width, height);
+}
+
+function placed({ width, height }) {
+  const scale = SIZE / Math.max(width, height);
+  return { x: (SIZE - width * scale) / 2, y: (SIZE - height * scale) / 2, width: width * scale, height: height * scale };
 }

@@ -1,49 +1,37 @@
-// Asking the gateway. Errors have a sentence, and say whether the service is away or the request was wrong.
+// Asking the gateway. Errors have a sentence, and `isAway` where trying again may help and nothing is wrong with what was asked.
 
-const PATIENCE_MS = 6000;           // a little more than the gateway's own; a gateway that hangs counts as away
+const TIMEOUT_MS = 6000;            // a little more than the gateway's own; a gateway that hangs counts as away
 
-export class ServiceError extends Error {
-  /** `isAway`: trying again may help, and nothing is wrong with what was asked. */
-  constructor(message, isAway) {
-    super(message);
-    this.isAway = isAway;
-  }
-}
+const failure = (sentence, isAway) => Object.assign(new Error(sentence), { isAway });
 
-/** Return the JSON at an API path. */
-export async function ask(path, options = {}) {
+/** Return the JSON at an API path; with a PNG or JPEG, post that. */
+export async function ask(path, picture) {
+  const post = picture && { method: "POST", headers: { "content-type": picture.type }, body: picture };
   let response;
   try {
-    response = await fetch(`api/${path}`, { signal: AbortSignal.timeout(PATIENCE_MS), ...options });
+    response = await fetch(`api/${path}`, { signal: AbortSignal.timeout(TIMEOUT_MS), ...post });
   } catch (error) {
-    throw new ServiceError(`This page’s gateway does not answer (${error.message}).`, true);
+    throw failure(`This page’s gateway does not answer (${error.message}).`, true);
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
-  throw new ServiceError(body.detail ?? `The gateway answers with status ${response.status}.`, response.status >= 500);
+  throw failure(body.detail ?? `The gateway answers with status ${response.status}.`, response.status > 500);
 }
 
-/** Return what the model says about a PNG or JPEG. */
-export const classify = (blob) => ask("classify", { method: "POST", headers: { "content-type": blob.type }, body: blob });
-
-/** Runs a job again and again as long as there is something new, one run at a time: whatever came while a run was under way is
- *  done in one next run, with the newest. Nothing queues. */
-export class Newest {
-  #job; #isRunning = false; #isNew = false;
-
-  constructor(job) { this.#job = job; }
-
-  async offer() {
-    this.#isNew = true;
-    if (this.#isRunning) return;
-    this.#isRunning = true;
+/** Return a function that runs a job, one run at a time: whatever came while a run was under way is done in one next run. */
+export function newest(job) {
+  let isRunning = false, isNew = false;
+  return async () => {
+    isNew = true;
+    if (isRunning) return;
+    isRunning = true;
     try {
-      while (this.#isNew) {
-        this.#isNew = false;
-        await this.#job();
+      while (isNew) {
+        isNew = false;
+        await job();
       }
     } finally {
-      this.#isRunning = false;
+      isRunning = false;
     }
-  }
+  };
 }
