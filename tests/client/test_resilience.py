@@ -12,7 +12,7 @@ import trustme
 from packages import image_of
 from stub_server import Servicer, answer, serving
 
-from digits_client import ClientClosed, DigitClient, Overloaded, ServerUnavailable, Tls, _settings
+from digits_client import ClientClosed, DigitClient, Overloaded, ServerUnavailable, Tls, _address, _base
 
 BLANK = np.zeros(784, np.uint8)
 
@@ -85,7 +85,7 @@ def test_the_servers_get_the_deadline():
         client.classify(BLANK)
         client.classify(BLANK, timeout_s=1000)
     # gRPC rounds what it sends up, by a tenth at most.
-    assert 0 < left[0] < 1.1 * _settings.DEFAULT_TIMEOUT_S
+    assert 0 < left[0] < 1.1 * _base.DEFAULT_TIMEOUT_S
     assert 900 < left[1] < 1100
 
 
@@ -256,7 +256,7 @@ def test_a_closed_client_says_so(server):
 )
 def test_targets(server, target):
     """A string is gRPC's own business; a list of addresses becomes one target."""
-    assert _settings.target(server) == target
+    assert _address.target(server) == target
 
 
 @pytest.mark.parametrize("server", [[], ["digits:50051"], ["10.0.0.1"], ["10.0.0.1:1", "[::1]:1"], ["10.0.0.1:x"]])
