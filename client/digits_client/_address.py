@@ -29,7 +29,7 @@ def target(server: str | Sequence[str]) -> str:
         for address in rest.rpartition("/")[2].split(","):
             _checked(address, server)
         return server
-    if not isinstance(server, Sequence) or not all(isinstance(address, str) for address in server):
+    if not isinstance(server, list | tuple) or not all(isinstance(address, str) for address in server):
         raise ValueError(f"server: {server!r}; {ALLOWED}")
     kinds = {_kind(address) for address in server}
     if len(kinds) != 1 or "" in kinds:

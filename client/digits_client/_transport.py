@@ -66,7 +66,10 @@ class GrpcTransport:
             for _ in range(to.connections)
         ]
         if to.interceptors:
-            self._channels = [grpc.intercept_channel(channel, *to.interceptors) for channel in self._channels]
+            try:
+                self._channels = [grpc.intercept_channel(channel, *to.interceptors) for channel in self._channels]
+            except TypeError as error:
+                raise ValueError(f"interceptors: {to.interceptors}; allowed are grpc's client interceptors") from error
         self._callables = itertools.cycle([callables(channel) for channel in self._channels])
         self._is_closed = False
 
