@@ -48,7 +48,15 @@ def test_addresses(server, target):
     [
         *("", " ", "localhost", "localhost:", ":50051", "127.0.0.1", "::1", "[::1]", "[::1]:", "[::1:5", "::1]:5"),
         *("http://localhost:50051", "https://digits.example.org", "grpc://localhost:1", "localhost:50051/", "a b:1"),
-        *("localhost:0", "localhost:65536", "localhost:107536", "localhost:-1", "localhost:x", "localhost:５", "h:1\n"),
+        *(
+            "localhost:0",
+            "localhost:65536",
+            "localhost:107536",
+            "localhost:-1",
+            "localhost:x",
+            "localhost:\uff15",
+            "h:1\n",
+        ),
         *("user@host:1", "[10.0.0.1]:1", "dns:///digits", "dns:///", "unix:", "unix://", "ipv4:10.0.0.1", "ipv6:::1"),
         *(None, 50051, b"localhost:1", ("localhost", 50051), ["localhost:1", 2], {"a": 1}),
         *([], ["digits:50051"], ["10.0.0.1"], ["10.0.0.1:1", "[::1]:1"], ["10.0.0.1:x"], ["10.0.0.1:99999"], ["::1"]),
@@ -57,7 +65,7 @@ def test_addresses(server, target):
 )
 def test_what_is_no_address_is_refused(server):
     """A scheme, no port, an impossible one, nothing at all: said when the client is made."""
-    with pytest.raises(ValueError, match="^server: "):
+    with pytest.raises(ValueError, match=r"^server: "):
         DigitClient(server)
 
 
