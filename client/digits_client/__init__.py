@@ -6,6 +6,7 @@
 7
 """
 
+from digits_client._arrays import SIDE, Rows
 from digits_client._async_client import AsyncDigitClient
 from digits_client._base import DEFAULT_SERVER, DEFAULT_TIMEOUT_S
 from digits_client._channel import Tls
@@ -26,7 +27,6 @@ from digits_client._errors import (
     ServerUnavailable,
     Unsupported,
 )
-from digits_client._images import SIDE, Rows
 from digits_client._requests import ImageLike, prepare
 from digits_client._results import Model, Prediction, Predictions, Quality, Timing
 from digits_client._transport import AsyncTransport, Transport

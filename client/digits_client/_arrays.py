@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from digits_client._errors import InvalidImage
-from digits_client._images import PIXELS, SIDE, Rows
 
+SIDE = 28
+PIXELS = SIDE * SIDE
+
+Rows = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+"""(n, 784) images: uint8 from 0 (background) to 255 (ink), or float32 in [0, 1]."""
 ArrayLike = npt.NDArray[np.generic] | Sequence[float] | Sequence[Sequence[float]]
 """A numpy array, or lists of numbers; at run time also what numpy makes an array of, such as a tensor of PyTorch."""
 ROUNDING = 1e-5

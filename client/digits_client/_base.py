@@ -60,7 +60,7 @@ class BaseClient(Generic[TransportT]):
             options,
             tls.credentials() if tls else None,
             (("authorization", f"Bearer {token}"),) if token else None,
-            tuple(interceptors),
+            tuple(interceptors or ()),
             connections,
             _address.proxy_hint(server),
         )

@@ -72,13 +72,14 @@ class Tls:
 
         Raises:
             OSError: A file can't be read.
-            ValueError: A file is empty, or of certificate and key only one is given: gRPC would end the process.
+            ValueError: A file is not PEM, or of certificate and key only one is given: gRPC would end the process, or
+                find out at the first call.
         """
         files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
         pem = {name: Path(file).read_bytes() for name, file in files.items() if file}
-        if not all(pem.values()) or ("certificate" in pem) != ("key" in pem):
+        if not all(b"-----BEGIN " in text for text in pem.values()) or ("certificate" in pem) != ("key" in pem):
             given = ", ".join(f"{name}: {files[name]}, {len(pem[name])} bytes" for name in pem)
-            raise ValueError(f"tls: {given}; allowed are files with contents, certificate and key both or neither")
+            raise ValueError(f"tls: {given}; allowed are PEM files, certificate and key both or neither")
         return grpc.ssl_channel_credentials(pem.get("ca"), pem.get("key"), pem.get("certificate"))
 
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from digits_client import _arrays, _codec, _images
+from digits_client._arrays import PIXELS, Rows
 from digits_client._codec import Columns, Options
 from digits_client._errors import DigitsError, InvalidImage
-from digits_client._images import PIXELS, Rows
 
 ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | _arrays.ArrayLike
 """A file's path, the bytes of a PNG or JPEG, a PIL image, or an array: see `DigitClient.classify`."""
@@ -26,7 +26,7 @@ CALLS_AT_ONCE = 2
 class Stream:
     """The messages of one stream: request i belongs to answer i.
 
-    What can't be read as an image is sent as a request without one, which the server refuses in its place, and
+    What can't be read as a picture is sent as a request without one, which the server refuses in its place, and
     replaced by what was wrong when that answer comes. So no order has to be kept beside the stream's own.
     """
 
@@ -70,7 +70,7 @@ def prepare(image: ImageLike) -> Rows:
         cause = error.__cause__ if isinstance(error, InvalidImage) else error
         if not isinstance(cause, Exception):
             raise
-        raise InvalidImage(f"{_name(image)}: can't be read as an image: {_reason(cause)}") from cause
+        raise InvalidImage(f"{_name(image)}: can't be read as a picture: {_reason(cause)}") from cause
 
 
 def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
@@ -145,5 +145,5 @@ def _name(image: str | Path | bytes | Image.Image) -> str:
 def _reason(error: Exception) -> str:
     """Return why a picture can't be read, without the name of the file or of the object that was read."""
     if isinstance(error, UnidentifiedImageError):
-        return "it is in no format that is known"
+        return "it is in none of the known formats"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from digits_client import _images, _requests
+from digits_client import _arrays, _requests
 from digits_client._errors import DigitsError
 from digits_client._results import Model, Prediction
 
@@ -53,7 +53,7 @@ def as_json(name: str, result: Prediction | DigitsError) -> str:
 def drawing(image: _requests.ImageLike, prediction: Prediction, encoding: str) -> str:
     """Return the 28 x 28 image that the server got, with a bar for each class beside it, or for the ten best."""
     shades, bar = (SHADES, BAR) if _has(encoding, SHADES) else (PLAIN_SHADES, PLAIN_BAR)
-    pixels = _requests.prepare(image).reshape(_images.SIDE // 2, 2, _images.SIDE)
+    pixels = _requests.prepare(image).reshape(_arrays.SIDE // 2, 2, _arrays.SIDE)
     ink = pixels.mean(axis=1) / (255 if pixels.dtype == np.uint8 else 1)  # two rows a line
     left = ["".join(shades[shade] for shade in row) for row in np.ceil(ink * (len(shades) - 1)).astype(int)]
     best = sorted(np.argsort(-prediction.probabilities, kind="stable")[:BARS].tolist())

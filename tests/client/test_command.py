@@ -124,7 +124,7 @@ def test_unreadable_file_does_not_stop_the_others(digits, files, tmp_path):
     result = digits("classify", str(tmp_path / "text.png"), files[0])
     assert result.exit_code == 1
     name = f"{tmp_path}/text.png"
-    assert result.output.splitlines()[0] == f"{name}  -  can't be read as an image: it is in no format that is known"
+    assert result.output.splitlines()[0] == f"{name}  -  can't be read as a picture: it is in none of the known formats"
     assert "  3  100.0%" in result.output.splitlines()[1]
     answer = json.loads(digits("classify", "--json", str(tmp_path / "text.png")).output)
     assert "can't be read" in answer["error"]

@@ -78,7 +78,7 @@ def test_whatever_a_decoder_raises_is_an_invalid_image(monkeypatch, fault):
     monkeypatch.setattr(_images, "prepare", prepare)
     with pytest.raises(InvalidImage) as raised:
         _requests.prepare("a.png")
-    assert str(raised.value) == "a.png: can't be read as an image: oh"
+    assert str(raised.value) == "a.png: can't be read as a picture: oh"
     assert isinstance(raised.value.__cause__, fault)
 
 
@@ -86,7 +86,7 @@ def test_a_missing_file_is_named_once():
     """The operating system's reason follows the name, without the name again."""
     with pytest.raises(InvalidImage) as raised:
         _requests.prepare("no/such.png")
-    assert str(raised.value) == "no/such.png: can't be read as an image: No such file or directory"
+    assert str(raised.value) == "no/such.png: can't be read as a picture: No such file or directory"
 
 
 @pytest.mark.parametrize("one", ["a.png", b"bytes", bytearray(b"bytes"), Image.new("L", (9, 9)), None, 7])

@@ -247,13 +247,14 @@ def test_a_closed_client_says_so(server):
 
 
 @pytest.mark.parametrize(
-    ("ca", "certificate", "key"), [(b"", None, None), (None, b"me", None), (None, None, b"me"), (None, b"", b"me")]
+    ("ca", "certificate", "key"),
+    [(b"", None, None), (b"\x30\x82DER", None, None), (None, b"me", None), (None, None, b"me"), (None, b"", b"me")],
 )
 def test_files_of_tls_that_would_end_the_process_are_refused(tmp_path, ca, certificate, key):
-    """Empty files and half a pair, with which gRPC aborts, are an error that names them."""
+    """Empty files and half a pair, with which gRPC aborts, and what is no PEM, are an error that names them."""
     files = {"ca": ca, "certificate": certificate, "key": key}
     given = {name: tmp_path / name for name, contents in files.items() if contents is not None}
     for name, path in given.items():
         path.write_bytes(files[name])
-    with pytest.raises(ValueError, match=rf"tls: .*{next(reversed(given))}.* bytes; allowed are files with contents"):
+    with pytest.raises(ValueError, match=rf"tls: .*{next(reversed(given))}.* bytes; allowed are PEM files"):
         DigitClient(tls=Tls(**given))
