@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -63,26 +62,6 @@ def _quota(cgroup: Path) -> int | None:
     return None
 
 
-def address_of(host: str, port: int) -> str:
-    """Return host and port as one; an IPv6 host is put in brackets, if it is not."""
-    return f"[{host}]:{port}" if ":" in host.strip("[]") and "/" not in host and host[0] != "[" else f"{host}:{port}"
-
-
-def cannot_listen(flag: str, host: str, port: int, error: OSError) -> SettingRefused:
-    """Return what refuses an address, for the operating system's own reason.
-
-    Args:
-        flag: What the flags of host and port begin with.
-        host: The address.
-        port: The port.
-        error: What came of listening there.
-    """
-    is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
-    return SettingRefused(
-        f"{flag}{'port' if is_port else 'host'}", f"can't listen on {address_of(host, port)}: {error.strerror}"
-    )
-
-
 @dataclass(frozen=True)
 class Option:
     """What the command line says of a setting beside its name and default.
@@ -119,7 +98,7 @@ COUNT = click.IntRange(1)
 class Config:
     """Settings of one server; each is a flag and an environment variable of `digits-server`."""
 
-    host: str = setting("127.0.0.1", "Address to listen on.")
+    host: str = setting("127.0.0.1", "Address to listen on: a name, an IPv4 or IPv6 address, or unix:PATH.")
     port: int = setting(50051, "Port of the gRPC services; 0 takes a free one.", PORT)
     metrics_host: str = setting("127.0.0.1", "Address of /metrics, /healthz and /readyz.")
     metrics_port: int = setting(9464, "Their port; 0 takes a free one.", PORT)
@@ -138,8 +117,8 @@ class Config:
     )
     transport: str = setting(
         "auto",
-        "What carries RPCs: grpcio, or native (pygrpc-native: several times faster, an extra); auto: grpcio.",
-        click.Choice(["auto", "grpcio", "native"]),
+        "What carries RPCs: grpcio, or envoy (several times faster, an extra); auto: envoy where it can run.",
+        click.Choice(["auto", "grpcio", "envoy"]),
     )
     max_batch_size: int | None = setting(
         None,
@@ -155,7 +134,7 @@ class Config:
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
     max_connection_age_s: float | None = setting(
         None,
-        "How long a connection lasts before its client must connect anew.  [default: 300; native has no limit]",
+        "How long a connection lasts before its client must connect anew.  [default: 300]",
         click.FloatRange(1, 10**6),
     )
     channelz: bool = setting(
@@ -194,7 +173,7 @@ class Config:
     def is_local(self) -> bool:
         """Whether `host` is reached from this machine only."""
         try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+            return self.host.startswith("unix:") or ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pythonjsonlogger.json import JsonFormatter
 
-from digits_server.config import Config, address_of, available_cpus
+from digits_server.addresses import Address
+from digits_server.config import Config, available_cpus
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def announce(config: Config, ready: Ready, admin: str, pids: Sequence[int]) -> N
         pids: All processes.
     """
     line = (
-        f"digits-server ready: gRPC {address_of(config.host, ready.port)} ({ready.transport}), "
+        f"digits-server ready: gRPC {Address(config.host, ready.port)} ({ready.transport}), "
         f"metrics http://{admin}/metrics, models {', '.join(ready.models)} (default {ready.default_model}), "
         f"{config.workers} worker(s) of {config.inference_threads} inference thread(s) on {available_cpus()} CPU(s), "
         f"pid {', '.join(map(str, pids))}"

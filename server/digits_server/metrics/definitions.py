@@ -34,8 +34,8 @@ INKS = (0.02, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0
 class RpcCounter(Protocol):
     """Counts RPCs of one method that have ended."""
 
-    def __call__(self, code: grpc.StatusCode, elapsed_s: float, times: int = 1, trace_id: bytes = b"") -> None:
-        """Count `times` RPCs; `trace_id`, 16 bytes, becomes the exemplar of their duration."""
+    def __call__(self, code: grpc.StatusCode, elapsed_s: float, trace_id: bytes = b"") -> None:
+        """Count an RPC; `trace_id`, 16 bytes, becomes the exemplar of its duration."""
 
 
 class Metrics(Collector):
@@ -104,10 +104,9 @@ class Metrics(Collector):
         handling, ok = self._handling.labels(kind, service, method), grpc.StatusCode.OK
         handled = self._handled.labels(kind, service, method, ok.name)
 
-        def done(code: grpc.StatusCode, elapsed_s: float, times: int = 1, trace_id: bytes = b"") -> None:
-            (handled if code is ok else self._handled.labels(kind, service, method, code.name)).inc(times)
-            for _ in range(times):
-                handling.observe(elapsed_s, {"trace_id": trace_id.hex()} if trace_id else None)
+        def done(code: grpc.StatusCode, elapsed_s: float, trace_id: bytes = b"") -> None:
+            (handled if code is ok else self._handled.labels(kind, service, method, code.name)).inc()
+            handling.observe(elapsed_s, {"trace_id": trace_id.hex()} if trace_id else None)
 
         return done
 

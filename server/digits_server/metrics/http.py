@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -16,7 +17,8 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from digits_server.config import Config, address_of, cannot_listen
+from digits_server.addresses import Address, cannot_listen
+from digits_server.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,14 @@ class AdminServer:
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
     ) -> None:
-        host, port = config.metrics_host.strip("[]"), config.metrics_port
+        address = Address(config.metrics_host, config.metrics_port, "metrics-")
+        family, (host, *_) = address.resolve()
         try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            self._server = _Server(family, (str(address[0]), port))
+            self._server = _Server(family, (str(host), address.port))
         except OSError as error:
-            raise cannot_listen("--metrics-", host, port, error) from error
+            raise cannot_listen(address, error) from error
         self._server.registry, self._server.is_alive, self._server.is_ready = registry, is_alive, is_ready
-        self.address = address_of(host, self._server.server_address[1])
+        self.address = str(replace(address, port=self._server.server_address[1]))
         """Host and port, as in a URL."""
         self._thread = threading.Thread(target=self._server.serve_forever, args=[CLOSE_S], name="admin", daemon=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 from digits_server.config import Config
 from digits_server.inference.adaptive import Concurrency
@@ -14,9 +13,6 @@ from digits_server.metrics.definitions import Metrics
 from digits_server.models.canary import RecentImages
 from digits_server.models.package import Package
 from digits_server.models.registry import ServedModel
-
-if TYPE_CHECKING:
-    from digits_server.rpc.tracing import Tracing
 
 INLINE_BELOW_S = 0.001
 """Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
@@ -31,11 +27,10 @@ class Runtime:
     Args:
         config: The settings.
         metrics: Where batches and answers are counted.
-        tracing: What traces batches, if anything does.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, tracing: Tracing | None) -> None:
-        self._config, self._metrics, self._tracing = config, metrics, tracing
+    def __init__(self, config: Config, metrics: Metrics) -> None:
+        self._config, self._metrics = config, metrics
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     def serve(self, package: Package) -> ServedModel:
@@ -53,8 +48,7 @@ class Runtime:
             observe(predictions)
             return predictions
 
-        make: Any = self._tracing.batcher(f"{package.name}/{package.version}") if self._tracing else Batcher
-        batcher: Batcher[Images, Predictions] = make(
+        batcher: Batcher[Images, Predictions] = Batcher(
             run,
             max_batch_size=size,
             max_queue=self._config.max_queue,

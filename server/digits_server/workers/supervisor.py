@@ -10,12 +10,11 @@ import logging
 import os
 import queue
 import signal
-import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from digits_server.config import Config, SettingRefused, cannot_listen
+from digits_server.addresses import Address, reserved
+from digits_server.config import Config, SettingRefused
 from digits_server.logs import Ready, announce
 from digits_server.metrics.aggregate import Aggregate, Page
 from digits_server.metrics.http import AdminServer
@@ -113,13 +112,16 @@ class Supervisor:
             SettingRefused: A setting can't work here, such as a port that is in use.
             GaveUp: Workers die as soon as they are started.
         """
+        address = Address(self._config.host, self._config.port)
+        if address.path is not None and self._config.workers > 1:
+            raise SettingRefused("--workers", f"{self._config.workers} can't share {address}; allowed is 1")
         with (
-            _reserved(self._config) as port,
+            reserved(address, shared=True) as address,
             AdminServer(
                 self._config, self._page.registry, is_alive=self._is_alive, is_ready=self._is_ready
             ) as self._admin,
         ):
-            self._config = replace(self._config, port=port)
+            self._config = replace(self._config, port=address.port)
             try:
                 while not self._stops:
                     self._fill_slots()
@@ -237,30 +239,3 @@ class Supervisor:
 
 def _patience(worker: Worker) -> int:
     return HUNG_TICKS if worker.ready else START_TICKS
-
-
-@contextlib.contextmanager
-def _reserved(config: Config) -> Iterator[int]:
-    """Hold a port for workers to share, a free one for 0, and yield it. Who only binds and never listens gets no calls.
-
-    Raises:
-        SettingRefused: It can't be had.
-    """
-    host = config.host.strip("[]")
-    with contextlib.ExitStack() as stack:
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family, kind) as probe:
-                # Would someone who does not share get it? What is left of closed connections does not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                port: int = probe.getsockname()[1]
-            reserve = stack.enter_context(socket.socket(family, kind))
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserve.bind((address[0], port, *address[2:]))
-        except OSError as error:
-            raise cannot_listen("--", host, config.port, error) from error
-        yield port

@@ -8,11 +8,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-
-import uvloop
 
 from digits_server import logs
 from digits_server.config import Config, SettingRefused
@@ -21,6 +19,7 @@ from digits_server.logs import Ready
 from digits_server.metrics.aggregate import Page
 from digits_server.metrics.definitions import Metrics
 from digits_server.metrics.http import AdminServer
+from digits_server.rpc import fronts
 from digits_server.server import Server
 from digits_server.workers.process import PIPE, Command, Draining, Message, Report
 
@@ -40,7 +39,10 @@ def serve_alone(config: Config) -> int:
     Raises:
         SettingRefused: A setting can't work here, such as a port that is in use.
     """
-    return _run(_serve_alone(config))
+    try:
+        return fronts.run(config, _serve_alone, config)
+    except ModelRefused as error:
+        raise SettingRefused("--models", str(error)) from error
 
 
 async def _serve_alone(config: Config) -> int:
@@ -71,23 +73,33 @@ async def _serve_alone(config: Config) -> int:
 
 def main() -> int:
     """Serve at the end of the supervisor's pipe that the environment names; return the exit status."""
+    descriptor = int(os.environ[PIPE])
     # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
-    pipe = Connection(os.dup(int(os.environ.pop(PIPE))))
-    config: Config = pipe.recv()
+    with Connection(os.dup(descriptor)) as pipe:
+        config: Config = pipe.recv()
+    return fronts.run(config, _serve, descriptor, config)
+
+
+async def _serve(descriptor: int, config: Config) -> int:
+    """Serve as `main` does, on the event loop of the front, which may be in another program of this process."""
+    os.environ.pop(PIPE, None)
     logs.to_stderr(config.log_level)
+    pipe = Connection(os.dup(descriptor))
     with ThreadPoolExecutor(1, thread_name_prefix="pipe") as sender:  # a supervisor that stands still must not stop us
 
         def tell(message: Message) -> Future[None]:
             return sender.submit(pipe.send, message)
 
         try:
-            return _run(_serve(config, pipe, tell))
+            return await _report_and_serve(config, pipe, tell)
         except SettingRefused as error:
             tell(error)
-            return 2
+        except ModelRefused as error:
+            tell(SettingRefused("--models", str(error)))
+        return 2
 
 
-async def _serve(config: Config, pipe: Connection, tell: Callable[[Message], Future[None]]) -> int:
+async def _report_and_serve(config: Config, pipe: Connection, tell: Callable[[Message], Future[None]]) -> int:
     metrics = Metrics()
     server = Server(config, metrics)
     loop = asyncio.get_running_loop()
@@ -125,13 +137,7 @@ def _obey(pipe: Connection, server: Server, loop: asyncio.AbstractEventLoop, con
         os._exit(1)  # the event loop hangs, and nobody is left to end this process
 
 
-def _run(serve: Coroutine[object, object, int]) -> int:
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve)
-    except ModelRefused as error:
-        raise SettingRefused("--models", str(error)) from error
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from digits_server.workers.worker import main as run  # by its name: so `_serve` is found in the front's program
+
+    sys.exit(run())

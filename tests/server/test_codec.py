@@ -1,13 +1,12 @@
-"""Requests are read and answers written as protobuf would have."""
+"""Requests read and answers written in columns are those of the public contract."""
 
 import numpy as np
 import pytest
-from google.protobuf.internal.encoder import _VarintBytes
 from google.protobuf.message import DecodeError
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.api import codec as wire
-from digits_server.api import messages as converters
+from digits_server.api import codec, messages
+from digits_server.errors import InvalidArgument
 from digits_server.inference.engine import Predictions
 from digits_server.inference.request import Outcome
 
@@ -24,12 +23,6 @@ def predictions(count, classes=10):
     )
 
 
-@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 16383, 16384, 40_960_000])
-def test_varint(number):
-    """Lengths of any size are encoded as protobuf does."""
-    assert wire.varint(number) == _VarintBytes(number)
-
-
 @pytest.mark.parametrize(
     "parts", [[(1, 0, 1)], [(64, 10, 11)], [(300, 7, 290)], [(128, 0, 128), (128, 0, 128), (9, 3, 5)]]
 )
@@ -37,10 +30,8 @@ def test_varint(number):
 def test_response_reads_back_as_written(parts, with_probabilities):
     """One part or several, any rows of their batches: every field parses to exactly what the columns held."""
     outcomes = [Outcome(predictions(size), start, end, 0.25 * size, 0.5, size) for size, start, end in parts]
-    fixed = pb.ClassifyResponse(model="m", version="7").SerializeToString()
-    message = pb.ClassifyResponse.FromString(
-        wire.response(fixed, converters.joined(outcomes), probabilities=with_probabilities)
-    )
+    written = codec.response(messages.joined(outcomes), probabilities=with_probabilities)
+    message = pb.ClassifyResponse.FromString(written.SerializeToString())
 
     def column(name):
         return np.concatenate([getattr(o.answers, name)[o.start : o.end] for o in outcomes])
@@ -49,7 +40,6 @@ def test_response_reads_back_as_written(parts, with_probabilities):
     assert list(message.confidences) == column("confidences").tolist()
     assert list(message.quality_flags) == column("flags").tolist()
     assert list(message.probabilities) == (column("probabilities").ravel().tolist() if with_probabilities else [])
-    assert (message.model, message.version) == ("m", "7")
     assert message.timing == pb.Timing(
         queue_seconds=0.25 * max(size for size, _, _ in parts),
         inference_seconds=0.5 * len(parts),
@@ -57,11 +47,11 @@ def test_response_reads_back_as_written(parts, with_probabilities):
     )
 
 
-def test_stream_response_wraps_a_response():
-    """The bytes of a response become those of a stream's message that carries it."""
-    response = pb.ClassifyResponse(digits=[1, 2], model="m" * 300)
-    message = pb.ClassifyStreamResponse.FromString(wire.stream_response(response.SerializeToString()))
-    assert message == pb.ClassifyStreamResponse(response=response)
+@pytest.mark.parametrize("number", [0, 127, 128, 299, 70_000])
+def test_numbers_of_any_size_are_a_packed_column(number):
+    """A model may have more classes than a byte of a packed column can tell apart."""
+    answer = codec.columns.ClassifyResponse(digits=codec.numbers(np.array([1, number, 2])))
+    assert list(pb.ClassifyResponse.FromString(answer.SerializeToString()).digits) == [1, number, 2]
 
 
 REQUESTS = {
@@ -79,24 +69,16 @@ FIELDS = [field.name for field in pb.ClassifyRequest.DESCRIPTOR.fields]
 
 def fields(request):
     values = {name: getattr(request, name) for name in FIELDS}
-    return values | {"pixels": bytes(values["pixels"]), "vectors": [float(number) for number in values["vectors"]]}
+    return values | {"vectors": codec.vectors(request).tolist()}
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_request_is_read_as_protobuf_reads_it(name):
     """Every field has the value that was written, alone and in the message of a stream."""
     message = REQUESTS[name]
-    assert fields(wire.request(message.SerializeToString())) == fields(message)
+    assert fields(codec.request(message.SerializeToString())) == fields(message)
     streamed = pb.ClassifyStreamRequest(request=message).SerializeToString()
-    assert fields(wire.stream_request(streamed)) == fields(message)
-
-
-def test_usual_request_is_read_without_protobuf():
-    """A request with an image, the usual one, is not parsed by protobuf, and its image is not copied."""
-    data = REQUESTS["image"].SerializeToString()
-    request = wire.request(data)
-    assert isinstance(request, wire.Request)
-    assert request.pixels.obj is data
+    assert fields(codec.stream_request(streamed)) == fields(message)
 
 
 @pytest.mark.parametrize(
@@ -109,29 +91,35 @@ def test_usual_request_is_read_without_protobuf():
         pytest.param(b"\xc2\x3e\x02hi\x1a\x01a", id="an unknown field"),
     ],
 )
-def test_unusual_request_is_left_to_protobuf(data):
+def test_unusual_request_is_read_as_well(data):
     """Whatever else the format allows is read as well."""
-    assert fields(wire.request(data)) == fields(pb.ClassifyRequest.FromString(data))
+    assert fields(codec.request(data)) == fields(pb.ClassifyRequest.FromString(data))
     streamed = b"\x0a" + bytes([len(data)]) + data
-    assert fields(wire.stream_request(streamed)) == fields(pb.ClassifyRequest.FromString(data))
+    assert fields(codec.stream_request(streamed)) == fields(pb.ClassifyRequest.FromString(data))
 
 
-@pytest.mark.parametrize("read", [wire.request, wire.stream_request])
+def test_floats_cut_short_are_an_error():
+    """A column of floats that ends within one is refused, not rounded."""
+    with pytest.raises(DecodeError):
+        pb.ClassifyRequest.FromString(b"\x22\x05\0\0\0\0\0")
+    with pytest.raises(InvalidArgument, match="5 bytes; allowed is a multiple of 4"):
+        codec.vectors(codec.request(b"\x22\x05\0\0\0\0\0"))
+
+
 @pytest.mark.parametrize("length", range(1, 20))
-def test_request_cut_short_is_an_error_or_what_protobuf_makes_of_it(read, length):
+def test_request_cut_short_is_an_error_or_what_protobuf_makes_of_it(length):
     """Bytes that end too soon, or a name that is not UTF-8, are refused exactly where protobuf refuses them."""
-    parse = pb.ClassifyRequest.FromString
-    if read is wire.stream_request:
-        parse = pb.ClassifyStreamRequest.FromString
-    message = pb.ClassifyRequest(model="m", pixels=b"x" * 3, top_k=300, request_id="\u00fc")
-    whole = message.SerializeToString()
-    if read is wire.stream_request:
-        whole = pb.ClassifyStreamRequest(request=message).SerializeToString()
+    whole = pb.ClassifyRequest(model="m", pixels=b"x" * 3, top_k=300, request_id="\u00fc").SerializeToString()
     for data in (whole[:length], whole.replace(b"m", b"\xff")[: length + 1]):
         try:
-            expected = parse(data)
+            expected = pb.ClassifyRequest.FromString(data)
         except DecodeError:
             with pytest.raises(DecodeError):
-                read(data)
+                codec.request(data)
         else:
-            assert fields(read(data)) == fields(getattr(expected, "request", expected))
+            assert fields(codec.request(data)) == fields(expected)
+
+
+def test_message_of_a_stream_that_cannot_be_read_is_an_answer():
+    """It is handed on as the error that answers it: the stream goes on."""
+    assert isinstance(codec.stream_request(b"\xff"), InvalidArgument)
