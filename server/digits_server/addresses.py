@@ -66,9 +66,7 @@ class Address:
 
 def cannot_listen(address: Address, error: OSError | UnicodeError) -> SettingRefused:
     """Return what refuses an address, with the operating system's own reason."""
-    name = (
-        "port" if getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES} and address.path is None else "host"
-    )
+    is_port = address.path is None and getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}
     return SettingRefused(
         f"--{address.setting}{'port' if is_port else 'host'}",
         f"can't listen on {address}: {getattr(error, 'strerror', None) or error}",
