@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -40,25 +39,26 @@ class Refused(click.ClickException):
 class Digits(click.Group):
     """A group of commands that ends with a line, not with a stack, whatever is wrong with files and terminals."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
-        if sys.stdout is None:
-            raise Refused("standard output is closed")
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Parse the command line and run a command."""
         if hasattr(sys.stdout, "reconfigure"):  # a name of a file that the terminal can't show must not end the list
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # click's own affair
-                raise
-            _discard_output()
-            raise Refused(str(error)) from error
+            if sys.stdout is None:
+                raise OSError("standard output is closed")
+            return super().main(*args, **extra)
+        except OSError as error:  # but for broken pipes, which click ends on
+            with contextlib.suppress(OSError):
+                click.echo(f"Error: {error}", err=True)
+            _discard(sys.stdout, sys.stderr)
+            sys.exit(2)
 
 
-def _discard_output() -> None:
-    """Let nothing that was not written yet, as to a full disk, be tried again when Python ends."""
-    with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+def _discard(*streams: TextIO | None) -> None:
+    """Let nothing that could not be written, as to a full disk, be tried again when Python ends."""
+    for stream in filter(None, streams):
+        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])

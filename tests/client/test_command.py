@@ -273,13 +273,14 @@ def test_show_in_any_encoding(server, files, encoding, bar):
     assert bar * 30 + " 100.0%" in done.stdout.decode(encoding)
 
 
-@pytest.mark.parametrize("command", [["classify", "FILE"], ["models"], ["health"], ["classify", "FILE", "--json"]])
-@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", [["classify", "FILE"], ["models"], ["health"], ["--help"]])
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "> /dev/full 2> /dev/full", ">&- 2>&-"])
 def test_output_that_cannot_be_written_is_one_line(server, files, command, redirection):
     """A full disk, or no output at all, is said in a line, exit status 2; no stack."""
     words = [files[0] if word == "FILE" else word for word in command]
-    shell = f"exec {sys.executable} -m digits_client {' '.join(words)} --server {server.address} {redirection}"
-    done = subprocess.run(shell, check=False, shell=True, capture_output=True, timeout=60)
+    shell = f"exec {sys.executable} -m digits_client {' '.join(words)} {redirection}"
+    environment = os.environ | {"DIGITS_CLIENT_SERVER": server.address}
+    done = subprocess.run(shell, check=False, shell=True, capture_output=True, env=environment, timeout=60)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == ("2>" not in redirection)
     assert b"Traceback" not in done.stderr
