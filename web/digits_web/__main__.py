@@ -82,6 +82,7 @@ def tracing() -> list[Middleware]:
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # noqa: PLC0415
+        from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
@@ -97,7 +98,8 @@ def tracing() -> list[Middleware]:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)  # where the client's spans come from
+    trace.set_tracer_provider(provider)
+    GrpcAioInstrumentorClient().instrument()  # type: ignore[no-untyped-call]  # the calls of clients made from now on
     logging.getLogger().handlers[0].addFilter(add_trace)
     return [Middleware(OpenTelemetryMiddleware, excluded_urls="/healthz", exclude_spans=["receive", "send"])]
 

@@ -1,26 +1,14 @@
-"""How a client reaches its servers: target, options of the channels, credentials. Nothing here opens a connection."""
+"""How a client reaches its servers: the methods, what gRPC is told about connections and retries, credentials."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-
-from digits_client import _wire
-from digits_client._errors import ClientClosed
-
-DEFAULT_SERVER = "127.0.0.1:50051"
-DEFAULT_TIMEOUT_S = 5.0
-DEFAULT_CONNECTIONS = 2
-STREAM_TIMEOUT_S = 3600.0
-"""A stream lasts as long as its images come; still it must end some day if the server has forgotten it."""
 
 CLASSIFY, CLASSIFY_STREAM, LIST_MODELS = (
     f"/digits.v1.DigitClassifier/{rpc}" for rpc in ("Classify", "ClassifyStream", "ListModels")
@@ -94,56 +82,23 @@ class Tls:
         return grpc.ssl_channel_credentials(pem.get("ca"), pem.get("key"), pem.get("certificate"))
 
 
-class BaseClient:
-    """What both clients have in common, none of which is I/O: see `DigitClient` for the arguments."""
+@dataclass(frozen=True)
+class Connection:
+    """All that the channels of a client are made of."""
 
-    def __init__(
-        self,
-        server: str | Sequence[str] = DEFAULT_SERVER,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        model: str = "",
-        version: str = "",
-        connections: int = DEFAULT_CONNECTIONS,
-        tls: Tls | None = None,
-        token: str = "",
-    ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s: {timeout_s}; allowed are numbers above 0, in seconds")
-        if connections < 1:
-            raise ValueError(f"connections: {connections}; allowed are 1 and more")
-        self._timeout_s = timeout_s
-        self._options = _wire.options(model, version)
-        self._connections = connections
-        self._target = target(server)
-        self._credentials = tls.credentials() if tls else None
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else None
-        names = []
-        if tls and tls.server_name:
-            names = [("grpc.ssl_target_name_override", tls.server_name)]
-        elif not isinstance(server, str):  # else gRPC calls the whole list the host's name, which some servers refuse
-            names = [("grpc.default_authority", server[0])]
-        self._channel_options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS, *names]
-        self._channels: list[Any] = []
-        self._process = os.getpid()
-        self._is_closed = False
-        self._tracing = tracing()
-        self._start()
-
-    def _start(self) -> None:
-        """Do what a kind of client does when it is made."""
-
-    def _check_usable(self) -> None:
-        if self._is_closed:
-            raise ClientClosed("the client is closed")
-        if self._process != os.getpid():
-            raise ClientClosed(
-                "the client belongs to the process that this one was forked from, with gRPC's threads, which a fork "
-                "does not copy; make clients after the fork, or start processes with 'spawn'"
-            )
-
-    def _timeout(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+    target: str
+    """gRPC's name for the servers."""
+    options: Sequence[tuple[str, int | str]]
+    """Of each channel, beside `CHANNEL_OPTIONS`."""
+    credentials: grpc.ChannelCredentials | None
+    metadata: Sequence[tuple[str, str]] | None
+    """Sent with each call."""
+    interceptors: Sequence[Any]
+    """grpc's, of the client's kind."""
+    connections: int
+    """Channels, each with a connection of its own to each server."""
+    hint: str
+    """What else to say when the servers can't be reached."""
 
 
 def callables(channel: Any) -> dict[str, Any]:
@@ -152,40 +107,3 @@ def callables(channel: Any) -> dict[str, Any]:
         **{method: channel.unary_unary(method) for method in (CLASSIFY, LIST_MODELS, CHECK)},
         CLASSIFY_STREAM: channel.stream_stream(CLASSIFY_STREAM),
     }
-
-
-def tracing() -> Any:
-    """Return the module that makes spans; None if the application has not set up OpenTelemetry."""
-    api: Any = sys.modules.get("opentelemetry.trace")
-    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
-        return None
-    from digits_client import _tracing  # noqa: PLC0415 - needs OpenTelemetry, which is the application's
-
-    return _tracing
-
-
-def target(server: str | Sequence[str]) -> str:
-    """Return gRPC's name for one server or several.
-
-    Raises:
-        ValueError: There are none; or there are several, and not all IPv4 or all IPv6 addresses.
-    """
-    if isinstance(server, str):
-        return server
-    kinds = {_kind(address) for address in server}
-    if len(kinds) != 1 or "" in kinds:
-        raise ValueError(
-            f"server: {list(server)}; several servers are given as addresses, all IPv4 as in 10.0.0.1:50051 or all "
-            "IPv6 as in [::1]:50051; a name with several addresses is given as 'dns:///name:port'"
-        )
-    return f"{kinds.pop()}:{','.join(server)}"
-
-
-def _kind(address: str) -> str:
-    """Return "ipv4", "ipv6" or, for what is not `address:port`, ""."""
-    host, _, port = address.rpartition(":")
-    try:
-        ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return ""
-    return f"ipv{ip.version}" if port.isdecimal() else ""
