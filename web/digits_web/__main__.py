@@ -61,6 +61,15 @@ def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callabl
     return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
 
 
+def open_standard_streams() -> None:
+    """Put the null device where standard input, output or error is closed: else a socket takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a name or an address, IPv6 with or without brackets; on `::`, for IPv4 too.
 
@@ -154,6 +163,7 @@ def main(
 
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """
+    open_standard_streams()
     config = Config(tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None, **settings)
     lines = logging.StreamHandler()
     lines.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=NAMES))
