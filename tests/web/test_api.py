@@ -283,6 +283,34 @@ async def test_a_number_is_read_digit_by_digit(ask, width):
     assert (method, max(picture.size)) == ("read", min(width, 1024))
 
 
+@pytest.mark.skipif(not hasattr(DigitClient, "read"), reason="the client can't read numbers yet")
+def test_a_number_in_a_picture_is_read(http):
+    """Four digits of MNIST side by side, dark on white, are read in order, with boxes and what the model got."""
+    paper = Image.new("L", (400, 120), 255)
+    for place, digit in enumerate((2, 0, 4, 1)):
+        ink = Image.open(ROOT / f"web/digits_web/page/samples/{digit}.png").getchannel("A").resize((84, 84))
+        paper.paste(0, (15 + 92 * place, 18), ink)
+    file = io.BytesIO()
+    paper.save(file, "PNG")
+    response = http.post("/api/read", content=file.getvalue(), headers={"content-type": "image/png"})
+    number = conforms(response.raise_for_status().json(), "Number")
+    assert (number["text"], number["width"], number["height"]) == ("2041", 400, 120)
+    lefts = [digit["box"][0] for digit in number["digits"]]
+    assert lefts == sorted(lefts)
+    assert all(max(digit["pixels"]) > 200 for digit in number["digits"])
+
+
+async def test_pictures_are_read_upright(ask):
+    """A photograph that its EXIF calls turned is turned before it is read; the size is that of the upright one."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # its top is on the right
+    Image.new("L", (300, 100), 255).save(file, "JPEG", exif=exif)
+    client = Client(read=SimpleNamespace(text="", digits=()))
+    body = {"content": file.getvalue(), "headers": {"content-type": "image/jpeg"}}
+    number = (await ask(client, "POST", "/api/read", **body)).raise_for_status().json()
+    assert (number["width"], number["height"]) == (100, 300)
+
+
 async def test_only_pictures_can_be_read(ask):
     """A number needs a picture: other bodies are refused, naming what is allowed."""
     body = {"content": b"{}", "headers": {"content-type": "application/json"}}

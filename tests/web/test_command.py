@@ -104,6 +104,19 @@ def test_serves_without_anybody_to_read_its_output():
     assert process.wait(30) == 0
 
 
+def test_serves_with_closed_standard_streams():
+    """Started without standard input, output and error, the gateway serves, and its exit status is 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "digits_web", f"--port={port}"]
+    )
+    wait_until(lambda: is_alive(port))
+    assert httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=30).status_code == 503
+    process.terminate()
+    assert process.wait(30) == 0
+
+
 def is_alive(port):
     try:
         return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success

@@ -11,6 +11,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from strokes import DIGITS, draw
 
+from digits_client import DigitClient
+
 SOMETHING = re.compile(r"\w")
 NOTHING = "\N{EN DASH}"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -22,6 +24,9 @@ def page(visit, gateway):
     expect(page.locator("#state")).to_have_text("Ready")
     expect(page.locator("#accuracy")).not_to_be_empty()
     return page
+
+
+SHOWN_INK = "it => Math.max(...it.getContext('2d').getImageData(0, 0, 28, 28).data.filter((_, i) => i % 4 === 0))"
 
 
 def shown(page):
@@ -317,6 +322,21 @@ def test_boxes_lie_on_a_photo(page):
     pad, box = page.locator("#pad").bounding_box(), page.locator("#boxes span").bounding_box()
     assert (box["y"] - pad["y"]) / pad["height"] == pytest.approx(1 / 8, abs=0.01)
     assert box["width"] / pad["width"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.skipif(not hasattr(DigitClient, "read"), reason="the client can't read numbers yet")
+def test_drawn_number_is_read(page):
+    """A number drawn with the mouse is read, each digit in a box of its own, with what the model got of it."""
+    page.get_by_text("Number", exact=True).click()
+    for place, digit in enumerate((2, 0, 7)):
+        draw(page, [[(0.05 + 0.3 * (place + x), 0.3 + 0.4 * y) for x, y in stroke] for stroke in DIGITS[digit]])
+    expect(page.locator("#digit")).to_have_text("207")
+    expect(page.locator("#number li b")).to_have_text(["2", "0", "7"])
+    lefts = [box.bounding_box()["x"] for box in page.locator("#boxes span").all()]
+    assert len(lefts) == 3
+    assert lefts == sorted(lefts)
+    for canvas in page.locator("#number canvas").all():
+        assert canvas.evaluate(SHOWN_INK) > 200
 
 
 def test_keyboard_is_enough(page):

@@ -61,6 +61,15 @@ def setting(flag: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callabl
     return click.option(flag, envvar=variable, show_envvar=True, show_default=True, **kwargs)
 
 
+def open_standard_streams() -> None:
+    """Put the null device where standard input, output or error is closed: else a socket takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a name or an address, IPv6 with or without brackets; on `::`, for IPv4 too.
 
@@ -82,6 +91,7 @@ def tracing() -> list[Middleware]:
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # noqa: PLC0415
+        from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
@@ -97,7 +107,8 @@ def tracing() -> list[Middleware]:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)  # where the client's spans come from
+    trace.set_tracer_provider(provider)
+    GrpcAioInstrumentorClient().instrument()  # type: ignore[no-untyped-call]  # the calls of clients made from now on
     logging.getLogger().handlers[0].addFilter(add_trace)
     return [Middleware(OpenTelemetryMiddleware, excluded_urls="/healthz", exclude_spans=["receive", "send"])]
 
@@ -152,6 +163,7 @@ def main(
 
     Exit status: 0 after a drain, 2 for a setting that can't work.
     """
+    open_standard_streams()
     config = Config(tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None, **settings)
     lines = logging.StreamHandler()
     lines.setFormatter(JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=NAMES))
