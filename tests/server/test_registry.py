@@ -10,11 +10,13 @@ from packages import image_of, write_byte_graph, write_package
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.api import messages as converters
+from digits_server.api import tensors
 from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.inference.batcher import Batcher
 from digits_server.models.package import Key, load
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.models.repository import Repository
+from open_inference.v2 import inference_pb2
 
 
 async def registry_of(root, default="toy-b"):
@@ -231,6 +233,9 @@ async def test_a_thousand_classes(tmp_path):
     answer = pb.ClassifyResponse.FromString(converters.response(request, model, outcome))
     assert list(answer.digits) == list(answer.top_digits) == [3, 299, 777]
     assert len(answer.probabilities) == 3000
+    tensor = tensors.response(inference_pb2.ModelInferRequest(raw_input_contents=[b""]), ["digits"], model, outcome)
+    assert tensor.outputs[0].datatype == tensors.metadata(model, ["1"]).outputs[1].datatype == "UINT16"
+    assert np.frombuffer(tensor.raw_output_contents[0], np.uint16).tolist() == [3, 299, 777]
 
 
 def test_byte_graph_answers_bytes(tmp_path):
