@@ -13,6 +13,7 @@ from digits_server.api import messages as converters
 from digits_server.api import tensors
 from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.inference.batcher import Batcher
+from digits_server.inference.engine import Engine
 from digits_server.models.package import Key, load
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.models.repository import Repository
@@ -181,6 +182,14 @@ def test_all_faults_are_named_at_once(tmp_path):
         load(tmp_path, Key("toy", 1), threads=1)
     for fault in ("reference.npz can't be read", "digits.labels", "digits.abstain", "gives no probabilities"):
         assert fault in str(refusal.value)
+
+
+def test_whatever_a_package_raises_is_a_refusal(tmp_path, monkeypatch):
+    """A fault that nobody has thought of refuses the package and stops nothing else."""
+    write_package(tmp_path / "toy" / "1")
+    monkeypatch.setattr(Engine, "measure", lambda *_: 1 / 0)
+    with pytest.raises(ModelRefused, match="package can't be read: ZeroDivisionError"):
+        load(tmp_path, Key("toy", 1), threads=1)
 
 
 def test_metadata_other_than_labels_is_optional(tmp_path):
