@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import start_server
+from conftest import start_server, wait_until
 from packages import image_of, write_package
 
 from digits_client import (
@@ -162,9 +162,13 @@ def test_refusals_have_their_class(server, error, call):
 
 def test_overload_has_its_class(toy_models, tmp_path):
     """A server that has no room says so."""
-    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-queue=1")
-    with DigitClient(server.address) as client, pytest.raises(Overloaded, match="2 more would exceed the queue's 1"):
-        client.classify_many([image_of(1)] * 2)
+    server = start_server(toy_models, tmp_path, "--default-model=toy-a", "--max-queue=2", "--max-wait-ms=2000")
+    with DigitClient(server.address) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.classify, image_of(1))
+        wait_until(lambda: server.metric("digits_queue_depth") == 1)
+        with pytest.raises(Overloaded, match="2 more would exceed the queue's 2"):
+            client.classify_many([image_of(1)] * 2)
+        assert waiting.result().digit == 2  # of version 2, the latest
     assert server.stop() == 0
 
 

@@ -119,16 +119,32 @@ def test_both_graphs_agree(both, engine):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def write_weights_apart(folder, name):
+    """Write a toy model whose weights are in a file of that name, and return its path."""
+    path = write_package(folder / "toy" / "1") / "model.onnx"
+    model = onnx.load(path)
+    path.unlink()
+    onnx.save(model, path, save_as_external_data=True, location=name, size_threshold=0)
+    return path
+
+
 def test_weights_beside_the_model(tmp_path):
     """Weights in a file of their own are read when the graph is loaded, and not again."""
-    folder = write_package(tmp_path / "toy" / "1")
-    model = onnx.load(folder / "model.onnx")
-    (folder / "model.onnx").unlink()
-    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    engine = Engine(Graph(folder / "model.onnx"))
-    with (folder / "model.onnx.data").open("r+b") as file:
+    path = write_weights_apart(tmp_path, "model.onnx.data")
+    engine = Engine(Graph(path))
+    with path.with_name("model.onnx.data").open("r+b") as file:
         file.write(bytes(784 * 10 * 4))
     assert engine.predict([image_of(3)[np.newaxis]]).digits.tolist() == [3]
+
+
+def test_weights_elsewhere_are_refused(tmp_path):
+    """The refusal says which file is allowed, whether it is missing or the model names another one."""
+    path = write_weights_apart(tmp_path, "weights.bin")
+    with pytest.raises(ModelRefused, match=r"for which model\.onnx\.data is allowed; that is missing"):
+        Graph(path)
+    path.with_name("model.onnx.data").write_bytes(b"")
+    with pytest.raises(ModelRefused, match="it names another one"):
+        Graph(path)
 
 
 def test_second_output_flags_outliers(tmp_path):

@@ -10,11 +10,14 @@ from packages import image_of, write_byte_graph, write_package
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.api import messages as converters
+from digits_server.api import tensors
 from digits_server.errors import Draining, ModelRefused, NotFound
 from digits_server.inference.batcher import Batcher
+from digits_server.inference.engine import Engine
 from digits_server.models.package import Key, load
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.models.repository import Repository
+from open_inference.v2 import inference_pb2
 
 
 async def registry_of(root, default="toy-b"):
@@ -181,6 +184,14 @@ def test_all_faults_are_named_at_once(tmp_path):
         assert fault in str(refusal.value)
 
 
+def test_whatever_a_package_raises_is_a_refusal(tmp_path, monkeypatch):
+    """A fault that nobody has thought of refuses the package and stops nothing else."""
+    write_package(tmp_path / "toy" / "1")
+    monkeypatch.setattr(Engine, "measure", lambda *_: 1 / 0)
+    with pytest.raises(ModelRefused, match="package can't be read: ZeroDivisionError"):
+        load(tmp_path, Key("toy", 1), threads=1)
+
+
 def test_metadata_other_than_labels_is_optional(tmp_path):
     """What a model does not say is unknown: no accuracy, and no image is flagged by thresholds of nobody's."""
     names = ("digits.abstain", "digits.reference", "digits.training")
@@ -231,6 +242,9 @@ async def test_a_thousand_classes(tmp_path):
     answer = pb.ClassifyResponse.FromString(converters.response(request, model, outcome))
     assert list(answer.digits) == list(answer.top_digits) == [3, 299, 777]
     assert len(answer.probabilities) == 3000
+    tensor = tensors.response(inference_pb2.ModelInferRequest(raw_input_contents=[b""]), ["digits"], model, outcome)
+    assert tensor.outputs[0].datatype == tensors.metadata(model, ["1"]).outputs[1].datatype == "UINT16"
+    assert np.frombuffer(tensor.raw_output_contents[0], np.uint16).tolist() == [3, 299, 777]
 
 
 def test_byte_graph_answers_bytes(tmp_path):

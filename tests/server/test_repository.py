@@ -337,6 +337,15 @@ async def test_who_asks_for_what_was_refused_is_told_why(folder):
         folder.registry.get("toy", "3")
 
 
+async def test_reasons_fit_in_one_line(folder):
+    """However long a fault's text is, and however many lines it has, the reason is short and one line."""
+    folder.registry.refuse(Key("mine", 1), "line\n" * 10_000)
+    with pytest.raises(NotFound) as error:
+        folder.registry.get("mine")
+    assert len(error.value.message) < 1200
+    assert "\n" not in error.value.message
+
+
 async def test_changed_weights_beside_a_model_are_another_model(folder):
     """Files that a model keeps its weights in count as its own: other ones are loaded."""
     other = write_package(folder.root / ".other", shift=2)

@@ -154,12 +154,19 @@ def response(
     for name in names:
         output = OUTPUTS[name]
         column = getattr(outcome.answers, output.column)[outcome.start : outcome.end]  # (n,) or (n, classes)
-        tensor = answer.outputs.add(name=name, datatype=output.datatype, shape=column.shape)
+        datatype = _datatype(output, model)
+        tensor = answer.outputs.add(name=name, datatype=datatype, shape=column.shape)
         if request.raw_input_contents:
             answer.raw_output_contents.append(column.tobytes())
         else:
-            getattr(tensor.contents, DATATYPES[output.datatype].contents).extend(column.ravel().tolist())
+            contents = "fp32_contents" if datatype == "FP32" else "uint_contents"
+            getattr(tensor.contents, contents).extend(column.ravel().tolist())
     return answer
+
+
+def _datatype(output: Output, model: ServedModel) -> str:
+    """Return the type of an output's elements; indices of more than 256 classes don't fit in a byte."""
+    return "UINT16" if output.column == "digits" and len(model.package.labels) > 256 else output.datatype
 
 
 def metadata(model: ServedModel, versions: Sequence[str]) -> pb.ModelMetadataResponse:
@@ -172,7 +179,7 @@ def metadata(model: ServedModel, versions: Sequence[str]) -> pb.ModelMetadataRes
         platform=PLATFORM,
         inputs=[tensor(name=INPUT, datatype="FP32", shape=[-1, PIXELS])],
         outputs=[
-            tensor(name=name, datatype=output.datatype, shape=[-1, classes] if output.is_by_class else [-1])
+            tensor(name=name, datatype=_datatype(output, model), shape=[-1, classes] if output.is_by_class else [-1])
             for name, output in OUTPUTS.items()
         ],
     )

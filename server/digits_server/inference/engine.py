@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,10 @@ class Predictions:
         return cls(
             *(np.concatenate([getattr(part, name)[start:end] for part, start, end in parts]) for name in COLUMNS)
         )
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Predictions:
+        """Return some of the rows, in the order given."""
+        return Predictions(*(getattr(self, name)[rows] for name in COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -120,29 +125,21 @@ class Engine:
             images: At least one array of (n, 784) images; uint8 and float32 may be mixed.
         """
         if self._pixels is None:
-            return self._of_floats(images)
-        parts = [_as_pixels(rows) for rows in images]
-        pixels = [rows for rows in parts if rows.itemsize == 1]
-        if len(pixels) == len(parts):
-            return self._of_pixels(self._pixels, parts)
-        if not pixels:
-            return self._of_floats(parts)
-        floats = [rows for rows in parts if rows.itemsize == 4]
-        answers = {1: self._of_pixels(self._pixels, pixels), 4: self._of_floats(floats)}
-        ends = {1: 0, 4: 0}
-        slices = []
-        for rows in parts:
-            start = ends[rows.itemsize]
-            ends[rows.itemsize] = end = start + len(rows)
-            slices.append((answers[rows.itemsize], start, end))
-        return Predictions.join(slices)
+            return self._of_floats(_vectors(images))
+        if {rows.itemsize for rows in images} == {1}:
+            return Predictions(*self._pixels(_joined(images)))
+        floats = _vectors(images)
+        pixels, are_pixels = _pixels(floats)
+        if are_pixels.all():
+            return Predictions(*self._pixels(pixels))
+        if not are_pixels.any():
+            return self._of_floats(floats)
+        of_pixels, of_floats = Predictions(*self._pixels(pixels[are_pixels])), self._of_floats(floats[~are_pixels])
+        both = Predictions.join([(of_pixels, 0, len(of_pixels)), (of_floats, 0, len(of_floats))])
+        return both.take((~are_pixels).argsort(kind="stable").argsort())
 
-    @staticmethod
-    def _of_pixels(graph: Graph, images: Sequence[Images]) -> Predictions:
-        return Predictions(*graph(images[0] if len(images) == 1 else np.concatenate(images)))
-
-    def _of_floats(self, images: Sequence[Images]) -> Predictions:
-        x = _vectors(images)  # (n, 784) float32 in [0, 1]
+    def _of_floats(self, x: npt.NDArray[np.float32]) -> Predictions:
+        """Return the float graph's answers to (n, 784) numbers in [0, 1]."""
         probabilities, *scores = self._floats(x)
         digits = probabilities.argmax(axis=1)
         firsts = np.arange(0, probabilities.size, probabilities.shape[1])
@@ -172,20 +169,23 @@ class Engine:
         return measure(lambda size: self.predict([np.zeros((size, PIXELS), np.uint8)]), clock, rest)
 
 
-def _as_pixels(rows: Images) -> Images:
-    """Return images as bytes if that is what they are, by their type or by their values."""
-    if rows.itemsize == 1:
-        return rows
-    levels = rows * np.float32(255)
-    pixels = (levels + np.float32(0.5)).astype(np.uint8)
-    return pixels if np.abs(levels - pixels).max() <= PIXEL_TOLERANCE else rows
+def _joined(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return images[0] if len(images) == 1 else np.concatenate(images)
 
 
 def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
     """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
     scale = np.float32(1 / 255)
     if {rows.itemsize for rows in images} == {1}:
-        x = np.concatenate(images).astype(np.float32)
+        x = _joined(images).astype(np.float32)
         x *= scale
         return x
-    return np.concatenate([rows if rows.itemsize == 4 else rows * scale for rows in images], dtype=np.float32)
+    return _joined([rows if rows.itemsize == 4 else rows * scale for rows in images])
+
+
+def _pixels(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Return the bytes next to (n, 784) numbers times 255, and which of the n images are such bytes."""
+    levels = vectors * np.float32(255)
+    pixels = (levels + np.float32(0.5)).astype(np.uint8)
+    levels -= pixels
+    return pixels, np.abs(levels, out=levels).max(axis=1) <= PIXEL_TOLERANCE

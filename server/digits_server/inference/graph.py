@@ -41,7 +41,13 @@ class Graph:
             # From bytes: a file that is written over while its model serves must change no answer.
             self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base class for its errors
-            raise ModelRefused(f"{path.name} can't be loaded: {error}") from error
+            reason = str(error)
+            if "External" in reason:  # data path, or file
+                reason = (
+                    f"it keeps its weights in a file of their own, for which {weights.name} is allowed; "
+                    f"{'it names another one' if weights.exists() else 'that is missing'}"
+                )
+            raise ModelRefused(f"{path.name} can't be loaded: {reason}") from error
         self.threads = threads
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         """What the file says about itself."""

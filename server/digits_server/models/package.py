@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,15 @@ FILES = (MODEL, "model.onnx.data", "bytes.onnx", "reference.npz", "golden.npz")
 
 Fingerprint = tuple[object, ...]
 """Tells one state of a package's files from another: size, time of change and inode of each, or why it can't be had."""
+
+
+MAX_REASON = 1000
+"""Characters of a reason: it goes into headers of a few thousand bytes."""
+
+
+def one_line(reason: str) -> str:
+    """Return a reason as one line that is not too long: onnxruntime's own may have many."""
+    return textwrap.shorten(reason, MAX_REASON)
 
 
 class Key(NamedTuple):
@@ -157,31 +167,39 @@ def load(root: Path, key: Key, *, threads: int, rest: float = 0.0) -> Package:
     Raises:
         ModelRefused: Something about it is wrong; the message says all that is.
     """
-    folder = key.folder(root)
     faults: list[str] = []
-    remarks: list[str] = []
+    package = None
     try:
-        path = verification.find_reference(folder)
-        reference = verification.read_reference(path, faults) if path else None
-        floats = Graph(folder / MODEL, threads=threads)
-        about = metadata.read(floats.metadata, faults)
-        if path is None and about.is_trained_here:
-            faults.append("reference.npz is missing, which holds the answers that prove this model right")
-        elif path is None:
-            remarks.append("not verified: there is no reference.npz")
-        engine = Engine(floats, about.limits)
-        verification.check_answers(engine, len(about.labels), reference, faults)
+        package = _load(key.folder(root), key, threads, rest, faults)
     except ModelRefused as error:
         faults.append(str(error))
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file may raise anything, a damaged graph too when it runs
         faults.append(f"package can't be read: {type(error).__name__}: {error}")
-    if faults:
+    if package is None or faults:
         raise ModelRefused("; ".join(faults))
+    return package
+
+
+def _load(folder: Path, key: Key, threads: int, rest: float, faults: list[str]) -> Package | None:
+    """Return a package, or add to `faults` why not."""
+    remarks: list[str] = []
+    path = verification.find_reference(folder)
+    reference = verification.read_reference(path, faults) if path else None
+    floats = Graph(folder / MODEL, threads=threads)
+    about = metadata.read(floats.metadata, faults)
+    if path is None and about.is_trained_here:
+        faults.append("reference.npz is missing, which holds the answers that prove this model right")
+    elif path is None:
+        remarks.append("not verified: there is no reference.npz")
+    engine = Engine(floats, about.limits)
+    verification.check_answers(engine, len(about.labels), reference, faults)
+    if faults:
+        return None
     try:
         engine = _with_byte_graph(folder, floats, engine, about.limits, reference)
     except ModelRefused as error:
         remarks.append(f"bytes.onnx is not used: {error}")
-    return Package(key, about.labels, about.test_accuracy, engine, engine.measure(rest), "; ".join(remarks))
+    return Package(key, about.labels, about.test_accuracy, engine, engine.measure(rest), one_line("; ".join(remarks)))
 
 
 def _with_byte_graph(

@@ -13,7 +13,7 @@ from digits_server.errors import ModelRefused, NotFound, NotReady, quoted
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
 from digits_server.models.canary import RecentImages
-from digits_server.models.package import Key, Package
+from digits_server.models.package import Key, Package, one_line
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Registry:
 
     def refuse(self, key: Key, reason: str) -> None:
         """Remember why a version does not serve. One that is served in its place goes on."""
-        reason = " ".join(reason.split())  # one line: onnxruntime's own reasons have several
+        reason = one_line(reason)
         self.notes[key] = Note(pb.MODEL_STATE_REFUSED, reason)
         log.warning("model refused", extra={"model": key.name, "version": str(key.version), "reason": reason})
 
@@ -160,7 +160,7 @@ class Registry:
             f"version {refused} was refused: {reason}"
             for (model, refused), reason in self._faults().items()
             if model == name and (not version or refused == version)
-        ]
+        ][-1:]  # the latest is enough
         if name in self._models:
             there_are = f"there are {[str(number) for number in sorted(self._models[name])]}"
             raise NotFound(f"version: {name} has no version {quoted(version)}; {'; '.join([*faults, there_are])}")
