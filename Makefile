@@ -95,17 +95,17 @@ loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judge
 soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
 	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
 
-.PHONY: bench
-bench: need-h2load need-taskset $(VENV)/.dev  ## measure one core beside the limits of the same run; wants two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/bench.py $(ARGS)
-
-.PHONY: capacity
-capacity: need-h2load need-taskset $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants two CPUs
-	$(BIN)/python loadtests/capacity.py $(ARGS)
+.PHONY: bench capacity
+bench capacity: need-h2load need-taskset $(VENV)/.dev  ## measure one core beside its limits; `capacity`: how it grows with load and workers (ARGS="--transports grpcio")
+	$(BIN)/python benchmarks/throughput.py $@ $(ARGS)
 
 .PHONY: overload
-overload: need-h2load need-taskset $(VENV)/.dev  ## offer a server three times what it can do; wants two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/overload.py $(ARGS)
+overload: need-h2load need-taskset $(VENV)/.dev  ## offer a server three times what it can do (ARGS="--seconds 10")
+	$(BIN)/python benchmarks/overload.py $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: need-h2load need-taskset $(VENV)/.dev  ## latency at half load, and memory after many calls (ARGS="--seconds 600")
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 ##@ Containers
 .PHONY: image build
@@ -150,7 +150,7 @@ lint: $(VENV)/.dev  ## check format, lint and the public contract
 .PHONY: types
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/loadtests --ignore-missing-imports --follow-imports=silent loadtests/*.py   # Locust has no types
+	for each in loadtests benchmarks; do $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/$$each --ignore-missing-imports --follow-imports=silent $$each/*.py || exit 1; done   # Locust has no types
 
 .PHONY: proto
 proto: $(VENV)/.dev  ## regenerate the modules from the .proto files
@@ -183,5 +183,5 @@ fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="
 
 .PHONY: clean
 clean:  ## remove caches and figures; what was trained (out/) and installed (.venv/) stays
-	rm -rf out/supply loadtests/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out/supply loadtests/out benchmarks/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
