@@ -34,7 +34,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Digits needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 
-# Three sizes of one environment: what serves, the page beside it, everything. Each list holds the one before.
+# Three sizes of one environment: what serves, the page beside it, everything.
 $(VENV)/.serve: requirements/serve.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(BIN)/pip $(PINNED) requirements/serve.txt
 	$(BIN)/pip $(OURS) -e proto -e server -e client
@@ -130,7 +130,7 @@ install sync: $(VENV)/.dev  ## install everything: runtime, training, checks
 
 .PHONY: test
 test: want-chromium want-prometheus want-h2load want-ip want-cc want-node $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
-	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: lint types  ## everything CI checks; the generated code is compared by a test
