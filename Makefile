@@ -34,7 +34,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Digits needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 
-# Three sizes of one environment: what serves, the page beside it, everything. Each list holds the one before.
+# Three sizes of one environment: what serves, the page beside it, everything.
 $(VENV)/.serve: requirements/serve.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml | $(BIN)/python
 	$(BIN)/pip $(PINNED) requirements/serve.txt
 	$(BIN)/pip $(OURS) -e proto -e server -e client
@@ -95,17 +95,17 @@ loadtest: $(VENV)/.dev  ## drive a server of its own with Locust for 30 s, judge
 soak: $(VENV)/.dev  ## the same for long, watching latency and the server's memory (FOR=8h; an hour unless said)
 	$(BIN)/python loadtests/run.py --shape soak --users 10 --run-time $(or $(FOR),1h) $(ARGS)
 
-.PHONY: bench
-bench: need-h2load need-taskset $(VENV)/.dev  ## measure one core beside the limits of the same run; wants two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/bench.py $(ARGS)
-
-.PHONY: capacity
-capacity: need-h2load need-taskset $(VENV)/.dev  ## measure how latency grows with load and throughput with workers; wants two CPUs
-	$(BIN)/python loadtests/capacity.py $(ARGS)
+.PHONY: bench capacity
+bench capacity: need-h2load need-taskset $(VENV)/.dev  ## measure one core beside its limits; `capacity`: how it grows with load and workers (ARGS="--transports grpcio")
+	$(BIN)/python benchmarks/throughput.py $@ $(ARGS)
 
 .PHONY: overload
-overload: need-h2load need-taskset $(VENV)/.dev  ## offer a server three times what it can do; wants two CPUs (ARGS="--seconds 10")
-	$(BIN)/python loadtests/overload.py $(ARGS)
+overload: need-h2load need-taskset $(VENV)/.dev  ## offer a server three times what it can do (ARGS="--seconds 10")
+	$(BIN)/python benchmarks/overload.py $(ARGS)
+
+.PHONY: bench-soak
+bench-soak: need-h2load need-taskset $(VENV)/.dev  ## latency at half load, and memory after many calls (ARGS="--seconds 600")
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 ##@ Containers
 .PHONY: image build
@@ -130,7 +130,7 @@ install sync: $(VENV)/.dev  ## install everything: runtime, training, checks
 
 .PHONY: test
 test: want-chromium want-prometheus want-h2load want-ip want-cc want-node $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
-	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: lint types  ## everything CI checks; the generated code is compared by a test
@@ -150,7 +150,7 @@ lint: $(VENV)/.dev  ## check format, lint and the public contract
 .PHONY: types
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/loadtests --ignore-missing-imports --follow-imports=silent loadtests/*.py   # Locust has no types
+	for each in loadtests benchmarks; do $(BIN)/mypy --config-file= --cache-dir=.mypy_cache/$$each --ignore-missing-imports --follow-imports=silent $$each/*.py || exit 1; done   # Locust has no types
 
 .PHONY: proto
 proto: $(VENV)/.dev  ## regenerate the modules from the .proto files
@@ -183,5 +183,5 @@ fuzz: $(VENV)/.dev  ## attack servers of both transports for ten minutes (ARGS="
 
 .PHONY: clean
 clean:  ## remove caches and figures; what was trained (out/) and installed (.venv/) stays
-	rm -rf out/supply loadtests/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out/supply loadtests/out benchmarks/out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +

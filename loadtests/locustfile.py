@@ -1,4 +1,4 @@
-"""What Locust loads: the users, the courses of a run, and what decides whether it has passed.
+"""What Locust loads: the users, the shapes of the load, and what decides whether it has passed.
 
 Runs alone, or as master and workers.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import locust.runners
 import locust.stats
 import objectives
 import report
@@ -33,33 +32,22 @@ MODEL: dict[str, Any] = {}
 SHAPES = {"steady": None, "ramp": Ramp, "spike": Spike, "soak": Soak}
 
 
-def three_digits(milliseconds: float) -> float:
-    """Return the bucket of a response time. Locust's own are whole milliseconds, longer than many of our calls."""
-    return float(f"{milliseconds:.3g}")
-
-
-locust.stats.bucket_response_time = three_digits  # type: ignore[assignment]  # typed for whole numbers, works with any
-locust.runners.WORKER_REPORT_INTERVAL = 1.0  # a stage of a course may be short
-
-
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: LocustArgumentParser) -> None:
     """Add our arguments to Locust's."""
-    add = partial(parser.add_argument, include_in_web_ui=False)  # the page has its own list of courses
+    add = partial(parser.add_argument, include_in_web_ui=False)  # the page has its own list of shapes
     # No Path objects: a master sends the arguments to its workers.
     slo = str(Path(__file__).with_name("slo.toml"))
-    add("--shape", choices=list(SHAPES), default="steady", help="Course of the run.")
+    add("--shape", choices=list(SHAPES), default="steady", help="Shape of the load.")
     add("--slo", default=slo, metavar="FILE", help="Objectives that decide the exit status.")
     add("--results", metavar="FILE", help="Write figures and verdicts there, as JSON.")
     add("--plot", metavar="FILE", help="Draw the levels of a ramp there, as PNG.")
-    add("--against", metavar="FILE", help="Results of another run; to be worse fails this one.")
-    add("--tolerance", type=float, default=0.25, help="Share by which two runs may differ.")
     add("--server-metrics", metavar="URL", help="The server's metrics page: watch the memory of all its processes.")
 
 
 @events.init.add_listener
-def choose_course(environment: Environment, **_: Any) -> None:
-    """Take the course that was asked for; Locust by itself takes the first that it finds."""
+def choose_shape(environment: Environment, **_: Any) -> None:
+    """Take the shape that was asked for; Locust by itself takes the first that it finds."""
     options: Any = environment.parsed_options
     shape = SHAPES[options.shape]
     environment.shape_class = shape() if shape and not isinstance(environment.runner, WorkerRunner) else None
@@ -107,7 +95,7 @@ def judge(environment: Environment, **_: Any) -> None:
     limits = {
         name: limit
         for name, limit in objectives.read(Path(options.slo)).items()
-        if name == "answers" or name.split()[0] in running
+        if name == "answers" or name in running
     }
     verdicts = objectives.judge(limits, figures)
     broken = sum(entry["count"] for entry in environment.runner.exceptions.values()) if environment.runner else 0
@@ -125,16 +113,11 @@ def judge(environment: Environment, **_: Any) -> None:
         print(f"{broken} exceptions in the load test itself")
     if LEVELS:
         is_ramp = isinstance(environment.shape_class, Ramp)
-        print(report.table(LEVELS, mark_knee=is_ramp))
+        print(report.table(LEVELS, mark_saturation=is_ramp))
         if options.plot and is_ramp:
             report.plot(LEVELS, Path(options.plot))
-    if options.against:
-        before = json.loads(Path(options.against).read_text())
-        comparison, is_fine = report.compare(before["figures"], figures, options.tolerance)
-        print(f"Against {options.against}, {before['run']}; now {run}:\n{comparison}")
-        passed &= is_fine
     print("PASS" if passed else "FAIL")
-    locust.stats.console_logger.disabled = True  # Locust's own last table: whole milliseconds blur those of ours
+    locust.stats.console_logger.disabled = True  # Locust's own last table says less
 
     environment.process_exit_code = 0 if passed else 1
     if options.results:

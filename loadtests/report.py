@@ -1,26 +1,16 @@
-"""What comes of the results of a run: the knee of its levels, a plot of them, a comparison with another run."""
+"""What comes of the levels of a run: where it saturates, a table and a plot of them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from objectives import Figures
-
 Levels = Sequence[Mapping[str, Any]]
-COMPARED = {"rate": 1, "p50_ms": -1, "p95_ms": -1, "p99_ms": -1, "error_share": -1, "wrong_share": -1}
-"""Figures that two runs are compared by: 1 where more is better, -1 where less is."""
 
 
-def workloads(level: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """Return a level's figures by workload, without the server's phases, whose names have a second word."""
-    return {name: figures for name, figures in level["figures"].items() if " " not in name}
-
-
-def knee(levels: Levels, workload: str) -> Mapping[str, Any]:
-    """Return the level at the knee of a workload: where throughput is farthest ahead of latency.
+def saturation(levels: Levels, workload: str) -> Mapping[str, Any]:
+    """Return the level at which a workload saturates: where throughput is farthest ahead of latency.
 
     Both are taken as shares of their range, as in Satopää et al., "Finding a Kneedle in a Haystack", 2011: up to there
     more load is more throughput, from there on it is more waiting.
@@ -37,11 +27,11 @@ def _shares(values: Sequence[float]) -> list[float]:
 
 def is_flat(levels: Levels) -> bool:
     """Return whether the last two levels have added less than a tenth to the throughput."""
-    rates = [sum(each["rate"] for each in workloads(level).values()) for level in levels]
+    rates = [sum(each["rate"] for each in level["figures"].values()) for level in levels]
     return len(rates) > 2 and max(rates[-2:]) < 1.1 * rates[-3]
 
 
-def table(levels: Levels, *, mark_knee: bool) -> str:
+def table(levels: Levels, *, mark_saturation: bool) -> str:
     """Return the levels as lines for people."""
     lines = [
         f"{'stage':<10} {'users':>5} {'workload':<10} {'rate':>9} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7} {'MB':>6}"
@@ -51,20 +41,20 @@ def table(levels: Levels, *, mark_knee: bool) -> str:
         lines += [
             f"{level['stage']:<10} {level['users']:>5} {name:<10} {each['rate']:>9.0f} "
             f"{each['p50_ms']:>8.3g} {each['p99_ms']:>8.3g} {each['error_share']:>7.2%} {memory}"
-            f"{'  knee' if mark_knee and level is knee(levels, name) else ''}"
-            for name, each in workloads(level).items()
+            f"{'  saturation' if mark_saturation and level is saturation(levels, name) else ''}"
+            for name, each in level["figures"].items()
         ]
     return "\n".join(lines)
 
 
 def plot(levels: Levels, file: Path) -> None:
-    """Draw latency against throughput, a point for each level, with the knee marked."""
+    """Draw latency against throughput, a point for each level, with the saturation point marked."""
     import matplotlib as mpl  # noqa: PLC0415 - only this needs it, and the container image does without
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    names = list(dict.fromkeys(name for level in levels for name in workloads(level)))
+    names = list(dict.fromkeys(name for level in levels for name in level["figures"]))
     figure, every = plt.subplots(1, len(names), figsize=(6.4 * len(names), 4.4), layout="constrained", squeeze=False)
     for name, axes in zip(names, every[0], strict=True):
         points = [(level["users"], level["figures"][name]) for level in levels if name in level["figures"]]
@@ -74,10 +64,10 @@ def plot(levels: Levels, file: Path) -> None:
         for users, figures in points:
             place = figures["rate"], figures["p50_ms"]
             axes.annotate(str(users), place, textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
-        at = knee(levels, name)
+        at = saturation(levels, name)
         best = at["figures"][name]
         axes.axvline(best["rate"], color="black", linestyle=":", linewidth=1)
-        title = f"{name}; knee: {at['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms"
+        title = f"{name}; saturation: {at['users']} at once, {best['rate']:,.0f} calls/s, p50 {best['p50_ms']:.2g} ms"
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="calls/s", ylabel="ms", yscale="log", xlim=(0, None))
         axes.margins(y=0.12)  # room for the labels below the points
@@ -86,26 +76,3 @@ def plot(levels: Levels, file: Path) -> None:
         axes.legend(loc="upper left")
     figure.savefig(file, dpi=110)
     plt.close(figure)
-
-
-def compare(before: Figures, now: Figures, tolerance: float) -> tuple[str, bool]:
-    """Return a table of what two runs measured, and whether the second is nowhere worse.
-
-    Args:
-        before: Figures of the run to compare with.
-        now: Figures of this run.
-        tolerance: What counts as noise, as a share: with 0.25, a rate down to 75 % and a latency up to 125 %.
-    """
-    lines = [f"{'workload':<10} {'figure':<14} {'before':>10} {'now':>10} {'ratio':>7}"]
-    is_fine = True
-    for workload in (name for name in now if name in before and " " not in name):
-        for name, sign in COMPARED.items():
-            old, new = before[workload].get(name), now[workload].get(name)
-            if old is None or new is None or math.isnan(new) or old == new == 0:
-                continue
-            ratio = new / old if old else math.inf
-            gain = (ratio - 1) * sign
-            verdict = "WORSE" if gain < -tolerance else "better" if gain > tolerance else "same"
-            is_fine &= verdict != "WORSE"
-            lines.append(f"{workload:<10} {name:<14} {old:>10.4g} {new:>10.4g} {ratio:>7.2f}  {verdict}")
-    return "\n".join(lines), is_fine

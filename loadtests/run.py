@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         print(ready, end="", flush=True)
         locust = [bin_folder / "locust", "--locustfile", HERE / "locustfile.py", "--host", found[1], "--headless"]
         locust += ["--server-metrics", found[2]]
-        files = ["--html", OUT / "report.html", "--results", OUT / "results.json", "--plot", OUT / "knee.png"]
+        files = ["--html", OUT / "report.html", "--results", OUT / "results.json", "--plot", OUT / "saturation.png"]
         locust += ["--only-summary", *files, *arguments]
         return subprocess.run(locust, check=False).returncode  # noqa: S603 - our own command
     finally:

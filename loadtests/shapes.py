@@ -1,19 +1,20 @@
-"""Courses of a run, beside the steady one that Locust itself knows; each has stages that are measured apart."""
+"""Shapes of the load, beside the steady one that Locust itself knows; each has stages that are measured apart."""
 
 from __future__ import annotations
 
+import re
 import time
+import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-import pinned
 import report
 from locust import LoadTestShape
 from locust.env import Environment
 from locust.stats import calculate_response_time_percentile, diff_response_time_dicts
 
-SETTLE_S = 2.0
-"""Before a stage is measured: users come, and workers report to their master once a second."""
+SETTLE_S = 4.0
+"""Before a stage is measured: users come, and workers report to their master every three seconds."""
 DEFAULT_S = 60
 LEVELS: list[dict[str, Any]] = []
 """What was measured in the last run: one entry for each stage."""
@@ -21,11 +22,18 @@ LEVELS: list[dict[str, Any]] = []
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a course: so many users, for so long."""
+    """A part of a shape: so many users, for so long."""
 
     name: str
     users: int
     length_s: float
+
+
+def memory_mb(url: str) -> float:
+    """Return the memory of all processes of a server, by its metrics page."""
+    with urllib.request.urlopen(url, timeout=20) as page:  # noqa: S310 - our own address
+        found = re.findall(r"^process_resident_memory_bytes(?:{.*})? (\S+)$", page.read().decode(), re.MULTILINE)
+    return sum(map(float, found)) / 1e6
 
 
 class Snapshot:
@@ -54,14 +62,14 @@ class Snapshot:
         return figures
 
 
-class Course(LoadTestShape):
-    """A course of stages that share the run time; `--users` is the most there are at once."""
+class Stages(LoadTestShape):
+    """Stages that share the run time; `--users` is the most there are at once."""
 
     abstract = True
     use_common_options = True
 
     def stages(self, users: int, run_time_s: float) -> list[Stage]:
-        """Return the course."""
+        """Return the stages."""
         raise NotImplementedError
 
     def is_enough(self) -> bool:
@@ -87,7 +95,7 @@ class Course(LoadTestShape):
             stage = self._stages.pop(0)
             level = {"stage": stage.name, "users": stage.users, "figures": Snapshot(environment).since(self._first)}
             if url := environment.parsed_options.server_metrics:
-                level["memory_mb"] = pinned.metric(url, "process_resident_memory_bytes") / 1e6
+                level["memory_mb"] = memory_mb(url)
             LEVELS.append(level)
             self._begin_s += spent_s
             self._first = None
@@ -96,7 +104,7 @@ class Course(LoadTestShape):
         return self._stages[0].users, 100
 
 
-class Ramp(Course):
+class Ramp(Stages):
     """Users double until they only wait longer and get no more done."""
 
     def stages(self, users: int, run_time_s: float) -> list[Stage]:
@@ -109,7 +117,7 @@ class Ramp(Course):
         return report.is_flat(LEVELS)
 
 
-class Spike(Course):
+class Spike(Stages):
     """A tenth of the users, suddenly all of them for a fifth of the time, a tenth again."""
 
     def stages(self, users: int, run_time_s: float) -> list[Stage]:
@@ -119,7 +127,7 @@ class Spike(Course):
         return [Stage(name, count, share * run_time_s) for name, count, share in parts]
 
 
-class Soak(Course):
+class Soak(Stages):
     """All users all the time, measured in ten parts: what creeps shows in the last ones."""
 
     def stages(self, users: int, run_time_s: float) -> list[Stage]:

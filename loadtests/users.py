@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import gevent
@@ -35,21 +33,8 @@ class CallFailed(Exception):
     """A call without a usable answer. Locust counts failures by this text, so it must not differ between calls."""
 
 
-@dataclass
-class Answer:
-    """What a server said."""
-
-    digits: npt.NDArray[np.integer[Any]]
-    """(n,) one for each image."""
-    phases_s: Mapping[str, float]
-    """Where the server says that its time went."""
-    length: int = 0
-    """Bytes, where that is known."""
-
-
-def phases(timing: pb.Timing) -> dict[str, float]:
-    """Return the phases of a Digits answer."""
-    return {"queue": timing.queue_seconds, "inference": timing.inference_seconds}
+Digits = npt.NDArray[np.integer[Any]]
+"""(n,) one for each image."""
 
 
 class DigitsUser(User):
@@ -71,7 +56,7 @@ class DigitsUser(User):
         """Disconnect."""
         self._channel.close()
 
-    def ask(self, images: npt.NDArray[np.uint8]) -> Answer:
+    def ask(self, images: npt.NDArray[np.uint8]) -> Digits:
         """Make one call with (n, 784) images.
 
         Raises:
@@ -80,34 +65,31 @@ class DigitsUser(User):
             DigitsError: The same.
         """
         response = self._stub.Classify(pb.ClassifyRequest(pixels=images.tobytes()), timeout=TIMEOUT_S)
-        return Answer(np.array(response.digits), phases(response.timing), response.ByteSize())
+        return np.array(response.digits)
 
     @task
     def classify(self) -> None:
         """Make one call, check it and report it."""
         # Independent draws, so that the number of wrong answers is binomial.
         chosen = self._random.integers(len(IMAGES), size=self.images_per_call)
-        answer, failure = None, None
+        failure = None
         start = time.perf_counter()
         try:
-            answer = self.ask(IMAGES[chosen])
+            digits = self.ask(IMAGES[chosen])
+            if len(digits) != len(chosen):
+                raise CallFailed("number of answers differs from number of images")
+            ANSWERS["images"] += len(chosen)
+            ANSWERS["wrong"] += int(np.count_nonzero(digits != LABELS[chosen]))
         except CallFailed as error:
             failure = error
         except (grpc.RpcError, DigitsError) as error:
             failure = CallFailed(_status(error))
         elapsed_s = time.perf_counter() - start
-        if answer and len(answer.digits) != len(chosen):
-            answer, failure = None, CallFailed("number of answers differs from number of images")
-        if answer:
-            ANSWERS["images"] += len(chosen)
-            ANSWERS["wrong"] += int(np.count_nonzero(answer.digits != LABELS[chosen]))
-            for phase, spent_s in answer.phases_s.items():  # not as requests: they would count in the totals
-                self.environment.stats.get(f"{self.workload} {phase}", "server").log(spent_s * 1000, 0)  # type: ignore[arg-type]
         self.environment.events.request.fire(
             request_type="gRPC",
             name=self.workload,
             response_time=elapsed_s * 1000,
-            response_length=answer.length if answer else 0,
+            response_length=0,
             exception=failure,
             context={},
         )
@@ -143,7 +125,7 @@ class StreamUser(DigitsUser):
         super().on_start()
         self._answers: Any = None
 
-    def ask(self, images: npt.NDArray[np.uint8]) -> Answer:
+    def ask(self, images: npt.NDArray[np.uint8]) -> Digits:
         """Send one message and wait for its answer."""
         if self._answers is None:
             self._messages: queue.SimpleQueue[pb.ClassifyStreamRequest] = queue.SimpleQueue()
@@ -158,7 +140,7 @@ class StreamUser(DigitsUser):
             raise
         if answer.HasField("error"):
             raise CallFailed(CODES[answer.error.code])
-        return Answer(np.array(answer.response.digits), phases(answer.response.timing), answer.ByteSize())
+        return np.array(answer.response.digits)
 
 
 class InferenceUser(DigitsUser):
@@ -173,7 +155,7 @@ class InferenceUser(DigitsUser):
         models = self._stub.ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models
         self._model = next(model.name for model in models if model.is_default)
 
-    def ask(self, images: npt.NDArray[np.uint8]) -> Answer:
+    def ask(self, images: npt.NDArray[np.uint8]) -> Digits:
         """Make one call."""
         request = oip.ModelInferRequest(
             model_name=self._model,
@@ -182,8 +164,7 @@ class InferenceUser(DigitsUser):
             raw_input_contents=[images.tobytes()],
         )
         response = self._inference.ModelInfer(request, timeout=TIMEOUT_S)
-        spent = {name: response.parameters[f"{name}_seconds"].double_param for name in ("queue", "inference")}
-        return Answer(np.frombuffer(response.raw_output_contents[0], np.uint8), spent, response.ByteSize())
+        return np.frombuffer(response.raw_output_contents[0], np.uint8)
 
 
 class SdkUser(DigitsUser):
@@ -201,8 +182,6 @@ class SdkUser(DigitsUser):
         self._client.close()
         super().on_stop()
 
-    def ask(self, images: npt.NDArray[np.uint8]) -> Answer:
+    def ask(self, images: npt.NDArray[np.uint8]) -> Digits:
         """Make one call."""
-        prediction = self._client.classify(images[0])
-        spent = {"queue": prediction.timing.queue_s, "inference": prediction.timing.inference_s}
-        return Answer(np.array([prediction.digit]), spent)
+        return np.array([self._client.classify(images[0]).digit])

@@ -10,7 +10,7 @@ ENOUGH = 30
 
 @events.test_start.add_listener
 def end_when_enough(environment, **_):
-    """Watch what is counted, unless a course decides when it is over."""
+    """Watch what is counted, unless a shape decides when it is over."""
 
     def wait():
         wanted = {user.workload for user in environment.user_classes}

@@ -22,8 +22,6 @@ max_error_share = 0
 max_error_share = 0
 [sdk]
 max_error_share = 0
-["unary queue"]
-min_p50_ms = 0
 [answers]
 max_sigmas_above_model = 4
 """
@@ -81,9 +79,9 @@ def test_load_test_ends_with_its_server(run, monkeypatch):
     assert run((LOADTESTS / "run.py",)) == (2, "", None)
 
 
-def test_courses_share_the_run_time():
+def test_shapes_share_the_run_time():
     """A ramp doubles the users, a spike is a moment of all between two of a tenth, a soak has ten equal parts."""
-    code = "import shapes; print([[(it.users, round(it.length_s)) for it in course().stages(60, 100)] for course in "
+    code = "import shapes; print([[(it.users, round(it.length_s)) for it in shape().stages(60, 100)] for shape in "
     code += "(shapes.Ramp, shapes.Spike, shapes.Soak)])"  # not in this process: Locust exchanges its sockets
     done = subprocess.run([sys.executable, "-c", code], cwd=LOADTESTS, stdout=subprocess.PIPE, text=True, check=True)
     ramp, spike, soak = json.loads(done.stdout.replace("(", "[").replace(")", "]"))
@@ -102,31 +100,29 @@ def test_right_answers_pass(mnist_server, run_locust, processes):
     calls = {name: figures[name]["calls"] for name in ("unary", "batch-64", "stream", "oip", "sdk")}
     assert all(calls.values())
     assert figures["answers"]["images"] == sum(calls.values()) + 63 * calls["batch-64"]
-    assert {
-        figures[f"{name} {phase}"]["calls"] == calls[name] for name in calls for phase in ("queue", "inference")
-    } == {True}
 
 
 def test_ramp_measures_each_level(mnist_server, run_locust, tmp_path):
     """A ramp of master and workers measures one user, then two, and draws them; the memory of the server is watched."""
-    ramp = ("--shape", "ramp", "--users", "2", "--run-time", "12s", "--plot", tmp_path / "knee.png", "--processes", "2")
+    ramp = (
+        "--shape",
+        "ramp",
+        "--users",
+        "2",
+        "--run-time",
+        "12s",
+        "--plot",
+        tmp_path / "saturation.png",
+        "--processes",
+        "2",
+    )
     watched = ("--server-metrics", f"{mnist_server.metrics_url}/metrics")
     status, output, results = run_locust(mnist_server.address, *ramp, *watched, "UnaryUser")
     assert status == 0, output
     assert [level["users"] for level in results["levels"]] == [1, 2]
     assert all(level["figures"]["unary"]["rate"] > 0 and level["memory_mb"] > 20 for level in results["levels"])
-    assert "knee" in output
-    assert (tmp_path / "knee.png").exists()
-
-
-def test_worse_than_another_run_fails(mnist_server, run_locust, tmp_path):
-    """A run that passes its objectives fails if it is worse than the one it is compared with."""
-    before = tmp_path / "before.json"
-    before.write_text(json.dumps({"run": {}, "figures": {"unary": {"rate": 1e9}}}))
-    status, output, results = run_locust(mnist_server.address, "UnaryUser", "--against", before)
-    assert (status, results["passed"]) == (1, False)
-    assert {row["passed"] for row in results["objectives"]} == {True}
-    assert "WORSE" in output
+    assert "saturation" in output
+    assert (tmp_path / "saturation.png").exists()
 
 
 def test_wrong_answers_fail(server, run_locust):

@@ -64,7 +64,7 @@ def test_shipped_objectives_name_measured_figures():
     measured = {"rate", "p50_ms", "p95_ms", "p99_ms", "error_share", "wrong_share", "sigmas_above_model"}
     measured |= {"memory_growth_mb"}
     limits = objectives.read(Path(objectives.__file__).with_name("slo.toml"))
-    workloads = {"unary", "unary queue", "batch-64", "stream", "oip", "sdk"}
+    workloads = {"unary", "batch-64", "stream", "oip", "sdk"}
     assert set(limits) == workloads | {"answers", "server"}
     assert {name[4:] for names in limits.values() for name in names} <= measured
 
