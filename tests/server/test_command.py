@@ -55,6 +55,29 @@ def test_unknown_variable_is_refused():
     assert "DIGITS_SERVER_PROT is not a setting; did you mean DIGITS_SERVER_PORT?" in result.output
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DIGITS_SERVER_PORT", "tcp://10.0.0.7:50051"),
+        ("DIGITS_SERVER_SERVICE_HOST", "10.0.0.7"),
+        ("DIGITS_SERVER_SERVICE_PORT", "50051"),
+        ("DIGITS_SERVER_SERVICE_PORT_GRPC", "50051"),
+        ("DIGITS_SERVER_PORT_50051_TCP", "tcp://10.0.0.7:50051"),
+        ("DIGITS_SERVER_PORT_50051_TCP_PROTO", "tcp"),
+        ("DIGITS_SERVER_PORT_50051_TCP_PORT", "50051"),
+        ("DIGITS_SERVER_PORT_50051_TCP_ADDR", "10.0.0.7"),
+        ("DIGITS_SERVER_METRICS_PORT", "tcp://10.0.0.8:9464"),
+        ("DIGITS_SERVER_METRICS_SERVICE_HOST", "10.0.0.8"),
+    ],
+)
+def test_service_links_of_kubernetes_are_no_settings(name, value):
+    """What Kubernetes sets for Services named like ours neither ends the start nor changes a setting."""
+    result = run("--models=nowhere", **{name: value})
+    assert result.exit_code == 2
+    assert "Directory 'nowhere' does not exist" in result.output
+    assert name not in result.output.replace("DIGITS_SERVER_MODELS", "")
+
+
 def digits_server(*flags):
     command = [sys.executable, "-m", "digits_server", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -15,6 +15,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+Samples = list[Metric]
+"""What a process has measured so far."""
 GAUGES: Mapping[str, Callable[[float, float], float]] = {
     "digits_queue_depth": operator.add,
     "digits_certificate_expiry_timestamp_seconds": min,
@@ -30,13 +32,13 @@ class Aggregate(Collector):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._living: dict[int, list[Metric]] = {}  # by process id
-        self._dead: list[Metric] = []
+        self._living: dict[int, Samples] = {}  # by process id
+        self._dead: Samples = []
 
-    def update(self, pid: int, metrics: list[Metric]) -> None:
+    def update(self, pid: int, samples: Samples) -> None:
         """Take a worker's report: all that it has measured so far."""
         with self._lock:
-            self._living[pid] = metrics
+            self._living[pid] = samples
 
     def retire(self, pid: int) -> None:
         """Keep what a worker has counted; it has ended."""
@@ -44,13 +46,13 @@ class Aggregate(Collector):
             counted = [metric for metric in self._living.pop(pid, []) if metric.type != "gauge"]
             self._dead = merge([*self._dead, *counted])
 
-    def collect(self) -> list[Metric]:
+    def collect(self) -> Samples:
         """Return the sums."""
         with self._lock:
             return merge([*self._dead, *(metric for metrics in self._living.values() for metric in metrics)])
 
 
-def merge(metrics: Iterable[Metric]) -> list[Metric]:
+def merge(metrics: Iterable[Metric]) -> Samples:
     """Return metrics without repetitions: those of one name as one, with the sums of their samples."""
     merged: dict[str, Metric] = {}
     samples: dict[tuple[object, ...], Sample] = {}

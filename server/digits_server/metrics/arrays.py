@@ -39,15 +39,17 @@ class Buckets:
 
     def count(self, buckets: npt.NDArray[np.integer]) -> None:
         """Count observations, (n,) indices of buckets."""
-        counts = np.bincount(buckets, minlength=len(self.names))
-        with self._lock:
-            self._counts += counts
+        self._add(buckets, 0.0)
 
     def observe(self, values: npt.NDArray[np.float32]) -> None:
         """Count observations, (n,) numbers to be put into buckets."""
-        self.count(self._bounds.searchsorted(values))
+        self._add(self._bounds.searchsorted(values), float(np.add.reduce(values)))
+
+    def _add(self, buckets: npt.NDArray[np.integer], total: float) -> None:
+        counts = np.bincount(buckets, minlength=len(self._counts))
         with self._lock:
-            self._sum += float(np.add.reduce(values))
+            self._counts += counts
+            self._sum += total
 
     def read(self) -> tuple[list[int], float]:
         """Return the counts, and the sum of what was observed."""

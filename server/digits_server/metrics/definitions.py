@@ -148,13 +148,17 @@ class Metrics(Collector):
         """Return what observes the runs of one model."""
         queue, inference, size = self._queue.labels(model), self._inference.labels(model), self._size.labels(model)
         cancelled = self._cancelled.labels(model)
+        batches: dict[str, Counter] = {}  # by what released them; looking labels up takes longer than counting
 
         def observe(report: BatchReport) -> None:
             queue.observe(np.array(report.queue_s, np.float32))
             inference.observe(report.inference_s)
             size.observe(report.size)
-            cancelled.inc(report.unwanted)
-            self._batches.labels(model, report.release).inc()
+            if report.unwanted:
+                cancelled.inc(report.unwanted)
+            if report.release not in batches:
+                batches[report.release] = self._batches.labels(model, report.release)
+            batches[report.release].inc()
 
         return observe
 

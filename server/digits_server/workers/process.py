@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from prometheus_client.core import Metric
-
 from digits_server.config import Config, SettingRefused
 from digits_server.logs import Ready
+from digits_server.metrics.aggregate import Samples
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class Command(enum.Enum):
 class Report:
     """The worker's event loop turns, and this is what it has measured."""
 
-    metrics: list[Metric]
+    samples: Samples
 
 
 @dataclass(frozen=True)

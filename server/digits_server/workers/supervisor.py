@@ -172,7 +172,7 @@ class Supervisor:
         match message:
             case Report():
                 worker.missed = 0
-                self._measured.update(worker.pid, message.metrics)
+                self._measured.update(worker.pid, message.samples)
             case Ready():
                 worker.ready, worker.ready_at = message, time.monotonic()
                 self._announce()

@@ -8,8 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 from digits_server import logs
@@ -73,56 +72,43 @@ async def _serve_alone(config: Config) -> int:
 
 def main() -> int:
     """Serve at the end of the supervisor's pipe that the environment names; return the exit status."""
-    descriptor = int(os.environ[PIPE])
-    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
-    with Connection(os.dup(descriptor)) as pipe:
+    file = int(os.environ[PIPE])
+    with Connection(os.dup(file)) as pipe:
         config: Config = pipe.recv()
-    return fronts.run(config, _serve, descriptor, config)
+    return fronts.run(config, _serve, config, file)
 
 
-async def _serve(descriptor: int, config: Config) -> int:
-    """Serve as `main` does, on the event loop of the front, which may be in another program of this process."""
-    os.environ.pop(PIPE, None)
+async def _serve(config: Config, file: int) -> int:
+    """Serve, and tell the supervisor at the other end of the pipe `file`; return the exit status."""
     logs.to_stderr(config.log_level)
-    pipe = Connection(os.dup(descriptor))
+    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
+    pipe = Connection(os.dup(file))
+    metrics, loop = Metrics(), asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="pipe") as sender:  # a supervisor that stands still must not stop us
 
-        def tell(message: Message) -> Future[None]:
-            return sender.submit(pipe.send, message)
+        def tell(message: Message) -> None:
+            sender.submit(pipe.send, message)
 
+        async def report() -> None:
+            with contextlib.suppress(OSError):  # the supervisor is gone: see `_obey`
+                while True:
+                    await loop.run_in_executor(sender, pipe.send, Report(list(metrics.collect())))
+                    await asyncio.sleep(REPORT_S)
+
+        reports = asyncio.create_task(report())
         try:
-            return await _report_and_serve(config, pipe, tell)
+            server = Server(config, metrics)
+            threading.Thread(target=_obey, args=(pipe, server, loop, config), name="commands", daemon=True).start()
+            return await server.run(tell, lambda: tell(Draining()))
         except SettingRefused as error:
             tell(error)
+            return 2
         except ModelRefused as error:
             tell(SettingRefused("--models", str(error)))
-        return 2
-
-
-async def _report_and_serve(config: Config, pipe: Connection, tell: Callable[[Message], Future[None]]) -> int:
-    metrics = Metrics()
-    server = Server(config, metrics)
-    loop = asyncio.get_running_loop()
-    threading.Thread(target=_obey, args=(pipe, server, loop, config), name="commands", daemon=True).start()
-
-    async def report() -> None:
-        with contextlib.suppress(OSError):  # the supervisor is gone: see `_obey`
-            while True:
-                await asyncio.wrap_future(tell(Report(list(metrics.collect()))))
-                await asyncio.sleep(REPORT_S)
-
-    def on_ready(ready: Ready) -> None:
-        tell(ready)
-
-    def on_drain() -> None:
-        tell(Draining())
-
-    reports = asyncio.create_task(report())
-    try:
-        return await server.run(on_ready, on_drain)
-    finally:
-        reports.cancel()
-        tell(Report(list(metrics.collect())))
+            return 2
+        finally:
+            reports.cancel()
+            tell(Report(list(metrics.collect())))
 
 
 def _obey(pipe: Connection, server: Server, loop: asyncio.AbstractEventLoop, config: Config) -> None:
