@@ -151,7 +151,16 @@ def test_a_stream_waits_for_itself_instead_of_filling_the_queue(toy_models, tmp_
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("data", [message(images=100).SerializeToString(), b"\xff" * 78_400], ids=["images", "garbage"])
+@pytest.mark.parametrize(
+    ("transport", "data"),
+    [
+        ("grpcio", message(images=100).SerializeToString()),
+        ("grpcio", b"\xff" * 78_400),
+        ("envoy", message(images=100).SerializeToString()),  # it holds 4 MB of answers: 40,000 of those to garbage
+    ],
+    indirect=["transport"],
+    ids=["grpcio-images", "grpcio-garbage", "envoy-images"],
+)
 def test_who_sends_and_never_reads_is_bounded(server, channel, stub, data):
     """A caller who takes no answers can't send on for ever, nor cost memory; others are served; reading, it goes on."""
     sent = 0

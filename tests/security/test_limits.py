@@ -46,7 +46,7 @@ def test_metadata(limited, transport):
     port = limited(f"--transport={transport}")
     with Connection(port) as connection:
         assert {connection.call(GOOD, more=[("x", "y" * 15_000)]) for _ in range(20)} == {OK}  # none by chance
-        assert connection.call(GOOD, more=[("x", "y" * 20_000)]) in {EXHAUSTED, "HTTP 431", "closed"}
+        assert connection.call(GOOD, more=[("x", "y" * 20_000)]) in {EXHAUSTED, "HTTP 431", "reset 2"}
     with Connection(port) as connection:
         assert connection.call(GOOD) == OK
 
@@ -94,7 +94,11 @@ def test_streams(limited, transport):
             connection.read()
         connection.h2.remote_settings._settings.pop(3)  # forget it
         streams = [connection.open() for _ in range(1026)]
-        assert {connection.outcome(stream) for stream in streams[1024:]} == {f"reset {REFUSED_STREAM}"}
+        outcomes = {connection.outcome(stream) for stream in streams[1024:]}
+        if transport == "envoy":  # it ends such a connection
+            assert outcomes == {"closed"}
+            return
+        assert outcomes == {f"reset {REFUSED_STREAM}"}
         connection.write(streams[0], GOOD)
         assert connection.outcome(streams[0]) == OK
 
@@ -172,5 +176,5 @@ def test_compressed_messages_are_refused(limited, transport):
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
     with Connection(limited(f"--transport={transport}")) as connection:
         assert connection.call(framed(bomb, flag=1), CLASSIFY, more=[("grpc-encoding", "gzip")]) == UNIMPLEMENTED
-        assert connection.call(framed(bomb, flag=1)) in {INVALID, grpc.StatusCode.INTERNAL.value[0]}
+        assert connection.call(framed(bomb, flag=1)) in {INVALID, UNIMPLEMENTED, grpc.StatusCode.INTERNAL.value[0]}
         assert connection.call(GOOD) == OK

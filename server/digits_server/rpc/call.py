@@ -71,6 +71,11 @@ class Call:
         """Return the value of a header; empty: there is none."""
         return next((value for key, value in self._scope["headers"] if key == name), b"")
 
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the caller speaks gRPC, and so understands its statuses: they come as trailers."""
+        return self.header(b"content-type").startswith(b"application/grpc") and self.header(b"te") == b"trailers"
+
     async def answer(self, handler: Handler) -> None:
         """Have the handler answer, and send what it says."""
         self._serialize = handler.response_serializer

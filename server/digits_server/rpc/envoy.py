@@ -61,7 +61,7 @@ class Server:
         """Answer a call."""
         call = Call(scope, receive, send, self._max_message_bytes)
         handler = self._handlers.get(scope["path"])
-        if scope["method"] != "POST" or not call.header(b"content-type").startswith(b"application/grpc"):
+        if not (scope["method"] == "POST" and call.is_grpc):
             await send({"type": "http.response.start", "status": 415, "headers": []})
             await send({"type": "http.response.body"})
             return
