@@ -23,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for packages.py, which is not 
 
 from packages import write_package
 
+from digits_server.config import Config
+from digits_server.rpc import envoy_process
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -71,9 +74,9 @@ class ServerProcess:
 
     @property
     def memory_mb(self) -> float:
-        """Megabytes that its process holds."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1000
+        """Megabytes that its processes hold."""
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in (self.process.pid, *self.children())]
+        return sum(int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) for status in statuses) / 1000
 
     def metric(self, name: str) -> float:
         """Return the sum of all samples whose name and labels begin so."""
@@ -85,6 +88,11 @@ class ServerProcess:
         """Return the process ids of the supervisor's children, sorted."""
         pid = self.process.pid
         return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    @property
+    def serving(self) -> int:
+        """The process id of the first process that serves: a child, unless the server serves alone."""
+        return next(iter(self.children()), self.process.pid)
 
     def workers(self) -> list[int]:
         """Return the children, once all of them serve; until then nothing."""
@@ -157,9 +165,11 @@ def toy_models(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", params=["grpcio", "native"])
+@pytest.fixture(scope="session", params=["grpcio", "envoy"])
 def transport(request) -> str:
     """Both transports, one after the other: what they promise is the same."""
+    if request.param == "envoy" and (reason := envoy_process.obstacle(Config())):
+        pytest.skip(f"envoy {reason}")
     return request.param
 
 

@@ -13,6 +13,7 @@ import click
 
 from digits_server import logs
 from digits_server.config import Config, SettingRefused, available_cpus
+from digits_server.rpc import fronts
 
 PREFIX = "DIGITS_SERVER"
 
@@ -68,7 +69,7 @@ def main(workers: int, **others: Any) -> None:
 
 def _serve(config: Config) -> int:
     # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
-    if config.workers == 1:
+    if config.workers == 1 and fronts.choose(config) == "grpcio":
         from digits_server.workers.worker import serve_alone  # noqa: PLC0415
 
         return serve_alone(config)

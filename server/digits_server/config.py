@@ -86,7 +86,7 @@ COUNT = click.IntRange(1)
 class Config:
     """Settings of one server; each is a flag and an environment variable of `digits-server`."""
 
-    host: str = setting("127.0.0.1", "Address to listen on.")
+    host: str = setting("127.0.0.1", "Address to listen on: a name, an IPv4 or IPv6 address, or unix:PATH.")
     port: int = setting(50051, "Port of the gRPC services; 0 takes a free one.", PORT)
     metrics_host: str = setting("127.0.0.1", "Address of /metrics, /healthz and /readyz.")
     metrics_port: int = setting(9464, "Their port; 0 takes a free one.", PORT)
@@ -100,8 +100,8 @@ class Config:
     )
     transport: str = setting(
         "auto",
-        "What carries RPCs: grpcio, or native (pygrpc-native: several times faster, an extra); auto: grpcio.",
-        click.Choice(["auto", "grpcio", "native"]),
+        "What carries RPCs: grpcio, or envoy (several times faster, an extra); auto: envoy where it can run.",
+        click.Choice(["auto", "grpcio", "envoy"]),
     )
     max_batch_size: int | None = setting(
         None,
@@ -117,25 +117,10 @@ class Config:
     max_queue: int = setting(4096, "Most images waiting for one model.", COUNT)
     max_rows: int = setting(4096, "Most images of one request.", COUNT)
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
-    max_metadata_bytes: int = setting(16 * 1024, "Most metadata of a call.", click.IntRange(1024, 1024**2))
-    max_streams: int = setting(1024, "Most calls at once on a connection.", click.IntRange(1, 65536))
-    max_connections: int | None = setting(
-        None, "Most connections at once.  [default: 1000; native has no limit]", click.IntRange(1, 2**31 - 1)
-    )
     max_connection_age_s: float | None = setting(
         None,
-        "How long a connection lasts before its client must connect anew.  [default: 300; native has no limit]",
+        "How long a connection lasts before its client must connect anew.  [default: 300]",
         click.FloatRange(1, 10**6),
-    )
-    max_idle_s: float | None = setting(
-        None,
-        "How long a connection may be without calls.  [default: as long as it likes]",
-        click.FloatRange(0.1, 10**6),
-    )
-    min_ping_interval_s: float | None = setting(
-        None,
-        "Who pings more often is disconnected.  [default: 0.5; native does not mind]",
-        click.FloatRange(0.001, 10**6),
     )
     channelz: bool = switch("Serve grpc.channelz.v1: which connections there are, and what goes over them.")
     tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Read again when it changes.", FILE)
@@ -177,7 +162,7 @@ class Config:
     def is_local(self) -> bool:
         """Whether `host` is reached from this machine only."""
         try:
-            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+            return self.host.startswith("unix:") or ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
 

@@ -8,15 +8,12 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from digits.v1 import classifier_pb2_grpc
-from digits_server.api import classifier as servicers
-from digits_server.api import open_inference
+from digits_server.api import classifier, open_inference
 from digits_server.config import Config, SettingRefused, wants_traces
 from digits_server.errors import ModelRefused
 from digits_server.inference.engine import Images
@@ -29,9 +26,8 @@ from digits_server.models.repository import Watch
 from digits_server.models.runtime import Serving
 from digits_server.models.shadow import Trials
 from digits_server.models.trial import Totals, Trial, Verdict
-from digits_server.rpc import transports as transport
-from digits_server.rpc.access_log import access_log
-from digits_server.rpc.interceptor import Intercepted, Observer, Tolerant
+from digits_server.rpc import fronts, reflection
+from digits_server.rpc.interceptor import Interceptor
 from digits_server.rpc.security import Access
 from open_inference.v2 import inference_pb2_grpc
 
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = ("", servicers.SERVICE, open_inference.SERVICE)
+SERVICES = ("", classifier.SERVICE, open_inference.SERVICE)
 """Names under which the health service tells whether this server is ready, beside the names of models."""
 GC_THRESHOLD = 10_000
 """New objects after which the collector looks for cycles among them; Python's own 700 come with each wave of calls."""
@@ -74,7 +70,7 @@ class Server:
         def offer(package: Package, images: Sequence[Images]) -> None:
             self._trials.offer(package, images)
 
-        self._serving = Serving(config, self._metrics, self._tracing, offer)
+        self._serving = Serving(config, self._metrics, offer)
         self._registry = Registry(config.default_model, self._serving)
 
         def shown(trial: Trial, totals: Totals) -> None:
@@ -92,14 +88,12 @@ class Server:
         )
         self._ever_served: set[str] = set()
         self._port = 0
+        self._is_listening = False
         self._background: list[asyncio.Task[None]] = []
         self._health = health.aio.HealthServicer()
-        self._transport = transport.make(config)
         self._access = Access(config, self._metrics)
-        observer: Observer | None = self._tracing.rpc if self._tracing else None
-        if config.access_log_sample:
-            observer = access_log(config.access_log_sample, observer)
-        self._rpcs = Intercepted(self._transport, self._metrics, self._access.guard, observer)
+        self._rpcs = Interceptor(self._metrics, self._access.guard, self._tracing, config.access_log_sample)
+        self._front = fronts.make(config, self._rpcs)
 
     async def run(self, on_ready: Callable[[Ready], None], on_drain: Callable[[], None] = lambda: None) -> int:
         """Serve until `stop` is called or SIGTERM or SIGINT comes, then drain; return the exit status.
@@ -116,10 +110,13 @@ class Server:
             SettingRefused: A setting can't work here, such as a port that is in use.
         """
         self._on_ready = on_ready
-        loop = asyncio.get_running_loop()  # its end is that of the handlers
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._front.on_signals(
+            {
+                signal.SIGTERM: self._asked_to_stop,
+                signal.SIGINT: self._asked_to_stop,
+                signal.SIGHUP: self.reload,
+            }
+        )
         await self._start()
         await self._stop.wait()
         on_drain()
@@ -154,24 +151,21 @@ class Server:
                 raise
             log.warning("not ready", extra={"reason": str(error)})
 
-        rpcs: Any = self._rpcs  # as much of a server as the generated function needs
-        classifier_pb2_grpc.add_DigitClassifierServicer_to_server(servicers.DigitClassifier(self._registry), rpcs)
+        server = self._front.server
+        classifier.add_to_server(classifier.DigitClassifier(self._registry), server)
         service = open_inference.InferenceService(self._registry, lambda: self._board.is_ready)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, rpcs)
-        others: Any = Tolerant(self._transport.server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
-        names = [servicers.SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [classifier.SERVICE, open_inference.SERVICE, health.SERVICE_NAME]
         if self._config.channelz:
-            channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), rpcs)
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), server)
             names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), others
-        )
+        reflection.add_to_server(names, server)
 
         for name in SERVICES:
             await self._health.set(name, NOT_SERVING)
-        self._port = transport.bind(self._transport, self._config, self._access.credentials())
-        await self._transport.server.start()
+        self._port = await self._front.start(self._access)
+        self._is_listening = True
         # What has been loaded stays: no need to look through it again, nor often through calls, which leave no cycles.
         gc.collect()
         gc.freeze()
@@ -192,13 +186,13 @@ class Server:
         refused = self._registry.refused
         self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
         is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
-        if self._port and not self._board.is_ready and not self._stop.is_set() and is_fit:
+        if self._is_listening and not self._board.is_ready and not self._stop.is_set() and is_fit:
             for name in SERVICES:
                 await self._health.set(name, SERVING)
             self._board.is_ready = True
             self._board.beat()
             models = tuple(f"{model.package.name}/{model.package.version}" for model in self._registry.all())
-            self._on_ready(Ready(self._port, self._transport.name, models, self._registry.get().package.name))
+            self._on_ready(Ready(self._port, self._front.name, models, self._registry.get().package.name))
 
     async def _beat(self) -> None:
         while True:
@@ -211,10 +205,10 @@ class Server:
         for task in self._background:
             task.cancel()
         self._board.is_ready = False
+        self._rpcs.is_draining = True
         await self._health.enter_graceful_shutdown()
         # 2. Take nothing new, and finish what has been accepted, within the grace.
-        self._rpcs.is_draining = True
-        is_finished = await self._transport.drain(self._rpcs.finished, self._config.grace_s)
+        is_finished = await self._front.drain(self._rpcs.finished, self._config.grace_s)
         # 3. Nobody can ask any more.
         self._registry.close()
         self._serving.close()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 from packages import image_of
@@ -203,7 +204,19 @@ def test_reflection_lists_the_services(channel):
     assert set(reflection.get_services()) == {
         "digits.v1.DigitClassifier",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
     }
     assert "classifier.proto" in reflection.FindFileContainingSymbol("digits.v1.ClassifyRequest").name
+
+
+def test_reflection_speaks_its_current_version(channel):
+    """Tools that know v1 alone, as newer ones do, get the same answers there."""
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=TIMEOUT_S)
+    assert "digits.v1.DigitClassifier" in {service.name for service in answer.list_services_response.service}

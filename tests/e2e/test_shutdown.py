@@ -20,7 +20,8 @@ def test_signal_ends_an_idle_server(toy_models, tmp_path, transport, number):
     """SIGTERM and SIGINT end it with status 0 and lines of JSON in the log."""
     server = start_server(toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}")
     assert server.stop(number) == 0
-    messages = [json.loads(line)["message"] for line in server.log.splitlines()]
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    messages = [line["message"] for line in lines if line["logger"] == "digits_server.server"]
     assert messages[-2:] == ["draining", "drained"]
 
 
@@ -36,7 +37,7 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, t
         calls = [stub.Classify.future(request, timeout=30) for _ in range(50)]
         wait_until(lambda: server.metric("digits_queue_depth") == 50)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining" in server.log)
+        wait_until(lambda: server.metric("digits_workers_ready") == 0)
         late = stub.Classify.future(request, timeout=30)
         assert late.code() == grpc.StatusCode.UNAVAILABLE
         assert [list(call.result().digits) for call in calls] == [[6]] * 50

@@ -156,10 +156,10 @@ def test_a_stream_waits_for_itself_instead_of_filling_the_queue(toy_models, tmp_
     [
         ("grpcio", message(images=100).SerializeToString()),
         ("grpcio", b"\xff" * 78_400),
-        ("native", message(images=100).SerializeToString()),  # it holds 4 MB of answers: 50,000 of those to garbage
+        ("envoy", message(images=100).SerializeToString()),  # it holds 4 MB of answers: 40,000 of those to garbage
     ],
     indirect=["transport"],
-    ids=["grpcio-images", "grpcio-garbage", "native-images"],
+    ids=["grpcio-images", "grpcio-garbage", "envoy-images"],
 )
 def test_who_sends_and_never_reads_is_bounded(server, channel, stub, data):
     """A caller who takes no answers can't send on for ever, nor cost memory; others are served; reading, it goes on."""

@@ -15,7 +15,7 @@ from conftest import ROOT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from digits_server.__main__ import main
-from digits_server.rpc.transports import FLUSH_S
+from digits_server.rpc.grpcio import FLUSH_S
 
 VERSIONS = ["1.35", "1.36", "1.37"]
 OVERLAYS = ["dev", "prod", "models-image", "models-volume"]

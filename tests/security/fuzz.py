@@ -76,10 +76,9 @@ class Fuzzer:
     Args:
         port: The server's.
         seed: What everything sent follows from.
-        is_native: Whether the server is one that unpacks whatever it gets; it is spared what is known to hurt it.
     """
 
-    def __init__(self, port, seed, *, is_native=False):
+    def __init__(self, port, seed):
         self.port, self.random = port, random.Random(seed)
         self.requests = [request.SerializeToString() for request in valid_requests()]
         packer = zlib.compressobj(9, wbits=31)
@@ -98,10 +97,10 @@ class Fuzzer:
                 self.resets,
                 self.never_reads,
                 self.silence,
+                self.bomb,
+                self.announced,
             ),
         ]
-        if not is_native:
-            self.attacks += [self.bomb, self.announced]
 
         # Headers that gRPC finds fault with leave its decoder, and so the connection, in a state of its own.
         self.spoiling = {self.odd_request, self.odd_metadata, self.header_flood, self.lying_prefix, self.truncated}
@@ -384,9 +383,9 @@ def log_faults(text):
     return faults
 
 
-def campaign(server, seconds, seed, *, is_native):
+def campaign(server, seconds, seed):
     """Attack a server and return what was sent, and what is wrong with the server."""
-    fuzzer = Fuzzer(int(server.address.rpartition(":")[2]), seed, is_native=is_native)
+    fuzzer = Fuzzer(int(server.address.rpartition(":")[2]), seed)
     fuzzer.run(seconds / 4)
     before_mb = server.memory_mb
     fuzzer.run(seconds * 3 / 4)
@@ -406,17 +405,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="for all transports together")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--transport", action="append", choices=["grpcio", "native"], help="default: both")
+    parser.add_argument("--transport", action="append", choices=["grpcio", "envoy"], help="default: both")
     options = parser.parse_args()
-    transports = options.transport or ["grpcio", "native"]
+    transports = options.transport or ["grpcio", "envoy"]
     is_bad = False
     for transport in transports:
         with tempfile.TemporaryDirectory() as folder:
             write_package(Path(folder) / "models" / "toy-b" / "1")
             server = start_server(Path(folder) / "models", Path(folder), f"--transport={transport}")
-            outcomes, findings = campaign(
-                server, options.seconds / len(transports), options.seed, is_native=transport == "native"
-            )
+            outcomes, findings = campaign(server, options.seconds / len(transports), options.seed)
             findings += [] if server.stop() == 0 else ["it did not end well"]
         print(f"{transport}: seed {options.seed}, {outcomes.total()} attacks, {len(findings)} findings")
         for attack, counts in _by_attack(outcomes).items():

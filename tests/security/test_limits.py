@@ -1,6 +1,7 @@
 """What one client may ask of a server, and what becomes of those who ask for more."""
 
 import re
+import socket
 import threading
 import zlib
 
@@ -13,7 +14,7 @@ from packages import image_of
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits_server.config import Config
-from digits_server.rpc import transports
+from digits_server.rpc import grpcio
 
 GOOD = framed(pb.ClassifyRequest(pixels=image_of(3).tobytes()).SerializeToString())
 OK, INVALID, EXHAUSTED, UNIMPLEMENTED = (
@@ -41,11 +42,12 @@ def limited(toy_models, tmp_path):
 
 
 def test_metadata(limited, transport):
-    """A call with more metadata than --max-metadata-bytes is refused, on a connection that goes on."""
-    with Connection(limited(f"--transport={transport}", "--max-metadata-bytes=2048")) as connection:
-        assert connection.call(GOOD, more=[("x", "y" * 1000)]) == OK
-        outcomes = {connection.call(GOOD, more=[("x", "y" * 4000)]) for _ in range(20)}
-        assert outcomes <= {EXHAUSTED, "HTTP 431"}
+    """A call with more than 16 KiB of metadata is refused, and others are not."""
+    port = limited(f"--transport={transport}")
+    with Connection(port) as connection:
+        assert {connection.call(GOOD, more=[("x", "y" * 15_000)]) for _ in range(20)} == {OK}  # none by chance
+        assert connection.call(GOOD, more=[("x", "y" * 20_000)]) in {EXHAUSTED, "HTTP 431", "reset 2"}
+    with Connection(port) as connection:
         assert connection.call(GOOD) == OK
 
 
@@ -79,67 +81,62 @@ def test_message_that_is_only_announced(limited, transport):
     """A message that says to be longer than --max-message-bytes ends its call, and only that."""
     with Connection(limited(f"--transport={transport}", "--max-message-bytes=100000")) as connection:
         assert connection.call(framed(b"x" * 200_000)) == EXHAUSTED
-        if transport == "grpcio":  # native waits for the message, see docs/transports.md
-            stream = connection.open()
-            connection.write(stream, framed(b"x", length=2**32 - 1), end=False)
-            assert connection.outcome(stream) == EXHAUSTED
+        stream = connection.open()
+        connection.write(stream, framed(b"x", length=2**32 - 1), end=False)
+        assert connection.outcome(stream) == EXHAUSTED
         assert connection.call(GOOD) == OK
 
 
 def test_streams(limited, transport):
-    """A connection gets no more calls at once than --max-streams; who ignores that is refused."""
-    with Connection(limited(f"--transport={transport}", "--max-streams=4")) as connection:
-        while connection.h2.remote_settings.max_concurrent_streams != 4:
+    """A connection gets no more than 1,024 calls at once; who ignores that is refused."""
+    with Connection(limited(f"--transport={transport}")) as connection:
+        while connection.h2.remote_settings.max_concurrent_streams != 1024:
             connection.read()
         connection.h2.remote_settings._settings.pop(3)  # forget it
-        streams = [connection.open() for _ in range(6)]
-        assert {connection.outcome(stream) for stream in streams[4:]} == {f"reset {REFUSED_STREAM}"}
+        streams = [connection.open() for _ in range(1026)]
+        outcomes = {connection.outcome(stream) for stream in streams[1024:]}
+        if transport == "envoy":  # it ends such a connection
+            assert outcomes == {"closed"}
+            return
+        assert outcomes == {f"reset {REFUSED_STREAM}"}
         connection.write(streams[0], GOOD)
         assert connection.outcome(streams[0]) == OK
 
 
-def test_connections(limited):
-    """Connections above --max-connections are closed; when one ends there is room again."""
-    port = limited("--transport=grpcio", "--max-connections=2")
-    first, second = Connection(port), Connection(port)
-    assert [each.call(GOOD) for each in (first, second)] == [OK, OK]
-    with Connection(port) as third:
-        assert third.call(GOOD) == "closed"
-    first.socket.close()
-    outcome = "closed"
-    while outcome == "closed":  # until the server has seen the end of the first
-        with Connection(port) as third:
-            outcome = third.call(GOOD)
+def test_connections(limited, transport):
+    """Connections above 1,000 are closed; when some end there is room again."""
+    port = limited(f"--transport={transport}")
+    first = [socket.create_connection(("127.0.0.1", port)) for _ in range(1000)]
+    outcome = OK
+    while outcome == OK:  # until the server has seen all of them
+        with Connection(port) as another:
+            outcome = another.call(GOOD)
+    assert outcome == "closed"
+    for each in first:
+        each.close()
+    while outcome == "closed":  # until it has seen their end
+        with Connection(port) as another:
+            outcome = another.call(GOOD)
     assert outcome == OK
-    second.socket.close()
 
 
 def test_pings(limited):
-    """Who pings more often than every --min-ping-interval-s is sent away for it."""
-    port = limited("--transport=grpcio", "--min-ping-interval-s=60")
-    with Connection(port) as connection:
+    """Who pings grpcio more often than every 0.5 s is sent away for it; Envoy answers pings."""
+    with Connection(limited("--transport=grpcio")) as connection:
         while not connection.is_closed and connection.goaway is None:
             connection.h2.ping(b"too many")
             connection.flush()
             connection.read()  # its acknowledgement
-            threading.Event().wait(0.6)  # the default would bear with this
         assert connection.goaway == ENHANCE_YOUR_CALM
 
 
-def test_idle_connections(limited):
-    """A connection without calls for --max-idle-s is told to go."""
-    with Connection(limited("--transport=grpcio", "--max-idle-s=0.2")) as connection:
-        assert connection.call(GOOD) == OK
-        while not connection.is_closed and connection.goaway is None:
-            connection.read()
-        assert connection.goaway is not None
-
-
-def test_old_connections(limited):
+def test_old_connections(limited, transport):
     """A connection of --max-connection-age-s is told to go; what it has under way is still answered."""
     message = pb.ClassifyStreamRequest(request=pb.ClassifyRequest(pixels=image_of(3).tobytes()))
     is_old = threading.Event()
-    with grpc.insecure_channel(f"127.0.0.1:{limited('--transport=grpcio', '--max-connection-age-s=1')}") as channel:
+    with grpc.insecure_channel(
+        f"127.0.0.1:{limited(f'--transport={transport}', '--max-connection-age-s=1')}"
+    ) as channel:
 
         def requests():
             yield message
@@ -163,24 +160,21 @@ def test_without_settings_there_are_limits(limited, transport):
         flag.replace("-", "_"): None if number == "none" else float(number) * units[unit] for flag, number, unit in rows
     }
     assert documented == {
-        field: getattr(Config, field) or getattr(transports, field.upper(), None)
+        field: getattr(Config, field) or getattr(grpcio, field.upper(), None)
         for field in Config.__dataclass_fields__
         if field.startswith(("max_", "min_")) and field not in {"max_batch_size", "max_wait_s"}
     }
     with Connection(limited(f"--transport={transport}")) as connection:
         assert connection.call(GOOD) == OK
         announced = connection.h2.remote_settings
-        assert announced.max_concurrent_streams == documented["max_streams"]
-        assert announced.max_header_list_size == documented["max_metadata_bytes"]
-        assert {connection.call(GOOD, more=[("x", "y" * 15_000)]) for _ in range(20)} == {OK}  # none by chance
+        assert announced.max_concurrent_streams == 1024
 
 
-@pytest.mark.parametrize("transport", ["grpcio"])
 def test_compressed_messages_are_refused(limited, transport):
     """A message that would unpack to a gigabyte is refused unopened; plain ones pass on the same connection."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
     with Connection(limited(f"--transport={transport}")) as connection:
         assert connection.call(framed(bomb, flag=1), CLASSIFY, more=[("grpc-encoding", "gzip")]) == UNIMPLEMENTED
-        assert connection.call(framed(bomb, flag=1)) in {INVALID, grpc.StatusCode.INTERNAL.value[0]}
+        assert connection.call(framed(bomb, flag=1)) in {INVALID, UNIMPLEMENTED, grpc.StatusCode.INTERNAL.value[0]}
         assert connection.call(GOOD) == OK

@@ -6,11 +6,11 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from digits_server import errors
-from digits_server.rpc.interceptor import trailers
+from digits_server.rpc.status import explain
 
 
 def details_of(error):
-    return Status.FromString(dict(trailers(error))["grpc-status-details-bin"])
+    return Status.FromString(dict(explain(error))["grpc-status-details-bin"])
 
 
 def test_invalid_argument_carries_the_field():
@@ -28,7 +28,7 @@ def test_full_queue_says_when_to_retry():
     retry = RetryInfo()
     assert details_of(error).details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 250
-    assert dict(trailers(error))["grpc-retry-pushback-ms"] == "250"
+    assert dict(explain(error))["grpc-retry-pushback-ms"] == "250"
 
 
 def test_unknown_errors_are_hidden_and_logged(caplog):

@@ -1,18 +1,19 @@
-"""What the services do: message to array, array to batcher, answer to message. Faults are raised, not handled."""
+"""What the service does: message to array, array to batcher, answer to message. Faults are raised, not handled."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
-from digits_server.api import codec as wire
-from digits_server.api import messages as converters
-from digits_server.api.messages import Request
+from digits.v1 import columns_pb2 as columns
+from digits_server.api import codec, messages
+from digits_server.api.codec import ClassifyRequest
 from digits_server.errors import ServerError, public
 from digits_server.inference.engine import Images, Predictions
 from digits_server.inference.request import Job
@@ -25,23 +26,8 @@ STREAM_WINDOW = 128
 STREAM_ROWS = 512
 """Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
 
-
-HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 if TYPE_CHECKING:  # generic only in the stubs
     Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def reads(
-    deserialize: Callable[[bytes], Request], together: Callable[..., Job[Any, Any]] | None = None
-) -> Callable[[HandlerT], HandlerT]:
-    """Let a handler's messages be read by `deserialize` instead of protobuf, and some be answered by `together`."""
-
-    def mark(handler: HandlerT) -> HandlerT:
-        handler.reads = deserialize  # type: ignore[attr-defined]
-        handler.together = together  # type: ignore[attr-defined]
-        return handler
-
-    return mark
 
 
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
@@ -50,30 +36,17 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def _classify_together(self, messages: Sequence[bytes], deadline: float) -> Answering:
-        """Begin to answer several requests as one, each an image for the default model and nothing else.
+    async def Classify(  # type: ignore[override] # the twin's messages, the same on the wire
+        self, request: ClassifyRequest, context: Context
+    ) -> columns.ClassifyResponse:
+        """Answer one request."""
+        admitted = self._admit(request, calls.deadline(context))
+        outcome = await admitted.outcome()
+        calls.tell(context, request, admitted.model.package, outcome)
+        return messages.response(request, admitted.model, outcome)
 
-        Raises:
-            ValueError: They are not, or don't fit in one batch.
-            ServerError: As `Classify`.
-        """
-        images, model = wire.images(messages), self._registry.get()
-        if len(images) > model.batcher.max_batch_size:
-            raise ValueError("more than a batch")
-        answering = _Together(images, model, deadline)
-        model.batcher.admit(answering)
-        return answering
-
-    @reads(wire.request, _classify_together)
-    def Classify(  # type: ignore[override] # not a coroutine: see `Answering`
-        self, request: Request, context: Context
-    ) -> Answering:
-        """Begin to answer one request."""
-        return self._admit(request, calls.deadline(context), context)
-
-    @reads(wire.stream_request)
     async def ClassifyStream(  # type: ignore[override] # the stub wants a generator; those leak tasks when cancelled
-        self, requests: AsyncIterator[Request | ServerError], context: Context
+        self, requests: AsyncIterator[ClassifyRequest | ServerError], context: Context
     ) -> None:
         """Answer the messages of a stream, in order, each with its answer or its own error.
 
@@ -81,7 +54,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         further ones are not read before the caller has taken the oldest answer.
         """
         deadline = calls.deadline(context)
-        window: asyncio.Queue[Answering | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
+        window: asyncio.Queue[_Admitted | ServerError | None] = asyncio.Queue(STREAM_WINDOW)
         rows = 0
         has_room = asyncio.Event()
 
@@ -113,16 +86,16 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
 
     async def ListModels(self, _request: pb.ListModelsRequest, _context: object) -> pb.ListModelsResponse:
         """List what can be asked for."""
-        return converters.models(self._registry)
+        return messages.models(self._registry)
 
-    def _admit(self, request: Request, deadline: float, context: Context | None = None) -> Answering:
+    def _admit(self, request: ClassifyRequest, deadline: float) -> _Admitted:
         model = self._registry.get(request.model, request.version)
-        converters.options(request, len(model.package.labels))
-        answering = Answering(request, model, deadline, context)
-        model.batcher.admit(answering)
-        return answering
+        messages.options(request, len(model.package.labels))
+        job: Job[Images, Predictions] = Job(messages.images(request), deadline)
+        model.batcher.admit(job)
+        return _Admitted(request, model, job)
 
-    def _try_to_admit(self, message: Request | ServerError, deadline: float) -> Answering | ServerError:
+    def _try_to_admit(self, message: ClassifyRequest | ServerError, deadline: float) -> _Admitted | ServerError:
         """Return the admitted request, or the error that answers it: one message's fault must not end the stream."""
         if isinstance(message, ServerError):
             return message
@@ -132,89 +105,60 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
             return public(error, message)
 
 
-class Answering(Job[Images, Predictions]):
-    """A request on its way through a batcher: await it, or say who is to be given it."""
+def add_to_server(servicer: DigitClassifier, server: Any) -> None:
+    """Add the service, as the generated function does, but with messages of columns on the way in and out."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Classify": grpc.unary_unary_rpc_method_handler(
+            servicer.Classify, codec.request, columns.ClassifyResponse.SerializeToString
+        ),
+        "ClassifyStream": grpc.stream_stream_rpc_method_handler(
+            servicer.ClassifyStream, codec.stream_request, columns.ClassifyStreamResponse.SerializeToString
+        ),
+        "ListModels": grpc.unary_unary_rpc_method_handler(
+            servicer.ListModels, pb.ListModelsRequest.FromString, pb.ListModelsResponse.SerializeToString
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_registered_method_handlers(SERVICE, handlers)
 
-    __slots__ = ("_context", "_model", "_reply", "_request")
 
-    def __init__(self, request: Request, model: ServedModel, deadline: float, context: Context | None) -> None:
-        super().__init__(converters.images(request), deadline)
-        self._request, self._model, self._context = request, model, context
-        self._reply: Callable[[bytes | BaseException], None] | None = None
+@dataclass(frozen=True)
+class _Admitted:
+    """A request whose rows are in a batcher; to be left once."""
 
-    def __await__(self) -> Generator[None, None, bytes]:
-        return self._wait().__await__()
+    request: ClassifyRequest
+    model: ServedModel
+    job: Job[Images, Predictions]
 
-    async def _wait(self) -> bytes:
+    async def outcome(self) -> Any:
+        """Return what becomes of it."""
         try:
-            await self.settled()
+            return messages.joined(await self.job.settled())
         finally:
             self.leave()
-        return self._response()
-
-    def then(self, reply: Callable[[bytes | BaseException], None]) -> None:
-        """Have `reply` called with the answer, or with what went wrong, unless the caller leaves before."""
-        self._reply = reply
 
     def leave(self) -> None:
         """Give up, or be done."""
-        self._reply = None
-        self._model.batcher.release(self)
-
-    def done(self) -> None:
-        """Reply, if that is wanted."""
-        reply = self._reply
-        if reply is None:
-            super().done()
-            return
-        self.leave()
-        if isinstance(self.result, BaseException):
-            reply(self.result)
-            return
-        answer: bytes | BaseException
-        try:
-            answer = self._response()
-        except Exception as error:  # noqa: BLE001 - must not reach the others of the batch
-            answer = error
-        reply(answer)
-
-    def _response(self) -> bytes:
-        request, outcome = self._request, converters.joined(self.outcomes)
-        if request.request_id and self._context:
-            self._context.set_trailing_metadata(calls.trailers(request, self._model.package, outcome))
-        return converters.response(request, self._model, outcome)
+        self.model.batcher.release(self.job)
 
 
-class _Together(Answering):
-    """Several requests, each an image and nothing else, on their way as one: answered with a list of messages."""
-
-    __slots__ = ()
-
-    def __init__(self, images: Images, model: ServedModel, deadline: float) -> None:
-        Job.__init__(self, images, deadline, len(images))
-        self._model = model
-        self._reply = None
-
-    def _response(self) -> Any:
-        (outcome,) = self.outcomes
-        return wire.responses(self._model.signature, outcome)
+def _rows(admitted: _Admitted | ServerError) -> int:
+    return admitted.job.size if isinstance(admitted, _Admitted) else 0
 
 
-def _rows(admitted: Answering | ServerError) -> int:
-    return admitted.size if isinstance(admitted, Answering) else 0
-
-
-def _leave(admitted: Answering | ServerError | None) -> None:
-    if isinstance(admitted, Answering):
+def _leave(admitted: _Admitted | ServerError | None) -> None:
+    if isinstance(admitted, _Admitted):
         admitted.leave()
 
 
-async def _stream_response(admitted: Answering | ServerError) -> bytes:
+async def _stream_response(admitted: _Admitted | ServerError) -> columns.ClassifyStreamResponse:
     try:
         if isinstance(admitted, ServerError):
             raise admitted
-        return wire.stream_response(await admitted)
+        response = messages.response(admitted.request, admitted.model, await admitted.outcome())
+        return columns.ClassifyStreamResponse(response=response)
     except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
         fault = public(error)
-        status = pb.StreamError(code=fault.code.value[0], message=fault.message)
-        return pb.ClassifyStreamResponse(error=status).SerializeToString()
+        return columns.ClassifyStreamResponse(
+            error=columns.StreamError(code=fault.code.value[0], message=fault.message)
+        )

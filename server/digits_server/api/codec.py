@@ -1,218 +1,90 @@
-"""Requests read from their bytes, and answers written from columns to bytes, without message objects in between.
+"""Requests and answers between bytes and arrays, read and written by protobuf in whole columns.
 
-In the protobuf encoding (https://protobuf.dev/programming-guides/encoding) a packed repeated field is a tag, a length,
-and the values. The values of floats are their little-endian bytes, those of numbers below 128 one byte each: just what
-the arrays hold. And bytes of messages put in a row are their merged message, so rare fields may come from elsewhere.
+The twin messages of columns.proto declare packed columns `bytes`: on the wire the two are the same. What the twin can't
+hold, columns that are not packed or come in several pieces and numbers above 127, is left to the public messages.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.inference.engine import PIXELS, Predictions
+from digits.v1 import columns_pb2 as columns
+from digits_server.errors import InvalidArgument
+from digits_server.inference.engine import Predictions
 from digits_server.inference.request import Outcome
 
-_VARINT, _LENGTH_DELIMITED = 0, 2  # wire types
+ClassifyRequest = columns.ClassifyRequest | pb.ClassifyRequest
+BYTE_NUMBERS = 128
+"""Numbers below it are a byte each in a packed column."""
 
 
-class Request:
-    """A `ClassifyRequest` read without protobuf: the same names, and images that are not copies.
-
-    Args:
-        fields: Those that are not empty.
-    """
-
-    model: str = ""
-    version: str = ""
-    pixels: bytes | memoryview = b""
-    vectors: npt.NDArray[np.float32] | tuple[()] = ()
-    top_k: int = 0
-    omit_probabilities: bool = False
-    request_id: str = ""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.__dict__ = fields
-
-
-def _tag(field: str, message: type[Message] = pb.ClassifyResponse, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-    return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type])
-
-
-def _text(data: bytes, start: int, end: int) -> str:
-    return data[start:end].decode()
-
-
-def _view(data: bytes, start: int, end: int) -> memoryview:
-    return memoryview(data)[start:end]
-
-
-def _floats(data: bytes, start: int, end: int) -> npt.NDArray[np.float32]:
-    return np.frombuffer(memoryview(data)[start:end], "<f4")
-
-
-def _request(data: bytes, start: int, end: int) -> Request:
-    return Request(_fields(data, start, end, _REQUEST))
-
-
-_Readers = dict[int, tuple[str, Callable[..., Any]]]  # by tag
-_REQUEST: _Readers = {
-    _tag(name, pb.ClassifyRequest, wire_type)[0]: (name, read)
-    for name, wire_type, read in (
-        ("model", _LENGTH_DELIMITED, _text),
-        ("version", _LENGTH_DELIMITED, _text),
-        ("pixels", _LENGTH_DELIMITED, _view),
-        ("vectors", _LENGTH_DELIMITED, _floats),
-        ("top_k", _VARINT, int),
-        ("omit_probabilities", _VARINT, bool),
-        ("request_id", _LENGTH_DELIMITED, _text),
-    )
-}
-_STREAM_REQUEST: _Readers = {_tag("request", pb.ClassifyStreamRequest)[0]: ("request", _request)}
-_UNUSUAL = (KeyError, IndexError, ValueError)  # unknown field; an end too soon; the rest
-_DIGITS, _CONFIDENCES, _PROBABILITIES, _FLAGS = map(_tag, ("digits", "confidences", "probabilities", "quality_flags"))
-_RESPONSE = _tag("response", pb.ClassifyStreamResponse)
-_TIMING = _tag("timing")
-_TIMES = struct.Struct("<BfBfB")  # Timing: two floats, and the tag of the batch size
-_QUEUE_TAG, _INFERENCE_TAG, _SIZE_TAG = 1 << 3 | 5, 2 << 3 | 5, 3 << 3
-
-
-def request(data: bytes) -> Request | pb.ClassifyRequest:
-    """Return the `ClassifyRequest` in its bytes. What is not in the usual form is left to protobuf.
+def request(data: bytes) -> ClassifyRequest:
+    """Return the `ClassifyRequest` in its bytes.
 
     Raises:
         DecodeError: They are no such message.
     """
+    found = columns.ClassifyRequest.FromString(data)
+    return found if _is_whole(found, found, data) else pb.ClassifyRequest.FromString(data)
+
+
+def stream_request(data: bytes) -> ClassifyRequest | InvalidArgument:
+    """Return the `ClassifyRequest` in the bytes of a `ClassifyStreamRequest`, or what answers bytes that are none."""
     try:
-        return _request(data, 0, len(data))
-    except _UNUSUAL:
-        return pb.ClassifyRequest.FromString(data)
-
-
-def images(messages: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """Return the (n, 784) images of n `ClassifyRequest`s with an image of bytes each, and nothing else.
-
-    Raises:
-        ValueError: One is another message.
-    """
-    if {len(message) for message in messages} != {len(_IMAGE) + PIXELS}:
-        raise ValueError("one is longer or shorter")
-    table = np.frombuffer(b"".join(messages), np.uint8).reshape(len(messages), -1)
-    if (table[:, : len(_IMAGE)] != np.frombuffer(_IMAGE, np.uint8)).any():
-        raise ValueError("one begins otherwise")
-    return np.ascontiguousarray(table[:, len(_IMAGE) :])
-
-
-def stream_request(data: bytes) -> Request | pb.ClassifyRequest:
-    """Return the `ClassifyRequest` in the bytes of a `ClassifyStreamRequest`, as `request` does.
-
-    Raises:
-        DecodeError: They are no such message.
-    """
-    try:
-        found: Request = _fields(data, 0, len(data), _STREAM_REQUEST)["request"]
-    except _UNUSUAL:
+        found = columns.ClassifyStreamRequest.FromString(data)
+        if _is_whole(found.request, found, data):
+            return found.request
         return pb.ClassifyStreamRequest.FromString(data).request
-    return found
+    except DecodeError:
+        return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
 
 
-def _fields(data: bytes, at: int, end: int, readers: _Readers) -> dict[str, Any]:
-    """Return a message's fields, if all are known and there is one of each at most.
+def _is_whole(request: columns.ClassifyRequest, message: Message, data: bytes) -> bool:
+    """Return whether the twin has all images: of floats in pieces it keeps the last, of those not packed none."""
+    return message.ByteSize() == len(data) if request.vectors else bool(request.pixels)
+
+
+def vectors(request: ClassifyRequest) -> npt.NDArray[np.float32]:
+    """Return the (n,) numbers of a request's `vectors`.
 
     Raises:
-        KeyError, IndexError, ValueError: It is not so, or a number has more than 28 bits.
+        InvalidArgument: They are cut short.
     """
-    fields: dict[str, Any] = {}
-    while at < end:
-        tag = data[at]
-        name, read = readers[tag]
-        number = byte = data[at + 1]
-        at += 2
-        shift = 0
-        while byte > 0x7F:
-            if shift == 21:
-                raise ValueError(name)
-            byte = data[at]
-            at += 1
-            shift += 7
-            number += (byte - 1) << shift  # 1: the bit of the byte before that says that there is another one
-        if tag & 7 == _VARINT:
-            value = read(number)
-        else:
-            start, at = at, at + number
-            value = read(data, start, at)
-        if at > end or name in fields:
-            raise ValueError(name)
-        fields[name] = value
-    return fields
+    packed = request.vectors
+    if not isinstance(packed, bytes):
+        return np.fromiter(packed, np.float32, len(packed))
+    if len(packed) % 4:
+        raise InvalidArgument("vectors", f"{len(packed)} bytes; allowed is a multiple of 4, one float32 each")
+    return np.frombuffer(packed, "<f4")
 
 
-@lru_cache(maxsize=8192)
-def varint(number: int) -> bytes:
-    """Return the base-128 encoding of a number >= 0."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-_IMAGE = _tag("pixels", pb.ClassifyRequest) + varint(PIXELS)  # before the pixels of a single image
-
-
-def response(fixed: bytes, outcome: Outcome[Predictions], *, probabilities: bool) -> bytes:
-    """Return the bytes of a `ClassifyResponse`.
+def response(outcome: Outcome[Predictions], *, probabilities: bool) -> columns.ClassifyResponse:
+    """Return the answer's columns and times.
 
     Args:
-        fixed: Bytes of the fields that don't depend on the outcome.
         outcome: What became of the request.
         probabilities: Whether to include the n x classes probabilities.
     """
-    start, end, answers = outcome.start, outcome.end, outcome.answers
-    confidences = answers.confidences_bytes[4 * start : 4 * end]
-    count = varint(end - start)
-    times = _TIMES.pack(_QUEUE_TAG, outcome.queue_s, _INFERENCE_TAG, outcome.inference_s, _SIZE_TAG)
-    times += varint(outcome.batch_size)
-    parts = [
-        *(_DIGITS, count, answers.digits_bytes[start:end], _FLAGS, count, answers.flags_bytes[start:end]),
-        *(_CONFIDENCES, varint(len(confidences)), confidences, _TIMING, varint(len(times)), times, fixed),
-    ]
+    answers, rows = outcome.answers, slice(outcome.start, outcome.end)
+    found = columns.ClassifyResponse(
+        digits=numbers(answers.digits[rows]),
+        confidences=answers.confidences[rows].tobytes(),
+        quality_flags=answers.flags[rows].tobytes(),
+        timing=columns.Timing(
+            queue_seconds=outcome.queue_s, inference_seconds=outcome.inference_s, batch_size=outcome.batch_size
+        ),
+    )
     if probabilities:
-        width = answers.bytes_per_image
-        parts += (
-            _PROBABILITIES,
-            varint(width * (end - start)),
-            answers.probabilities_bytes[width * start : width * end],
-        )
-    return b"".join(parts)
+        found.probabilities = answers.probabilities[rows].tobytes()
+    return found
 
 
-def responses(fixed: bytes, outcome: Outcome[Predictions]) -> list[bytes]:
-    """Return the bytes of a `ClassifyResponse` for each row of an outcome, as if they had been requests of their own.
-
-    They differ in a few bytes, whose places are always the same.
-    """
-    start, end, answers = outcome.start, outcome.end, outcome.answers
-    first = response(fixed, replace(outcome, end=start + 1), probabilities=True)
-    table = np.empty((end - start, len(first)), np.uint8)
-    table[:] = np.frombuffer(first, np.uint8)
-    table[:, 2] = answers.digits[start:end]
-    table[:, 5] = answers.flags[start:end]
-    table[:, 8:12] = answers.confidences[start:end, None].view(np.uint8)
-    table[:, -answers.bytes_per_image :] = answers.probabilities[start:end].view(np.uint8)
-    data = table.tobytes()
-    return [data[at : at + len(first)] for at in range(0, len(data), len(first))]
-
-
-def stream_response(response: bytes) -> bytes:
-    """Return the bytes of a `ClassifyStreamResponse` that carries a response."""
-    return b"".join((_RESPONSE, varint(len(response)), response))
+def numbers(values: npt.NDArray[np.integer]) -> bytes:
+    """Return whole numbers from 0 on as a packed column."""
+    if values.max() < BYTE_NUMBERS:
+        return values.astype(np.uint8).tobytes()
+    packed = pb.ClassifyResponse(digits=values.tolist()).SerializeToString()
+    return columns.ClassifyResponse.FromString(packed).digits

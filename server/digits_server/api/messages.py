@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from digits.v1 import classifier_pb2 as pb
-from digits_server.api import codec as wire
+from digits.v1 import columns_pb2 as columns
+from digits_server.api import codec
+from digits_server.api.codec import ClassifyRequest
 from digits_server.errors import MAX_REQUEST_ID, InvalidArgument, quoted
 from digits_server.inference.engine import PIXELS, Images, Predictions
 from digits_server.inference.request import Outcome
 from digits_server.models.package import Key
 from digits_server.models.registry import Note, Registry, ServedModel
-from digits_server.rpc import context as calls
-
-Request = wire.Request | pb.ClassifyRequest
+from digits_server.rpc.status import is_id
 
 
-def images(request: Request) -> Images:
+def images(request: ClassifyRequest) -> Images:
     """Return the (n, 784) images of a request, n >= 1.
 
     Raises:
@@ -28,16 +28,16 @@ def images(request: Request) -> Images:
     """
     pixels, vectors = request.pixels, request.vectors
     if pixels:
-        if len(vectors):
+        if vectors:
             raise InvalidArgument("vectors", "given beside pixels; give one of the two")
         count = _count("pixels", len(pixels), "bytes")
         return np.ndarray((count, PIXELS), np.uint8, pixels)
-    if not len(vectors):
+    if not vectors:
         raise InvalidArgument(
             "pixels", f"no images: pixels and vectors are both empty; give n x {PIXELS} values of one"
         )
-    count = _count("vectors", len(vectors), "numbers")
-    numbers = np.asarray(vectors, np.float32)
+    numbers = codec.vectors(request)
+    count = _count("vectors", len(numbers), "numbers")
     check_range("vectors", numbers)
     return numbers.reshape(count, PIXELS)
 
@@ -53,7 +53,7 @@ def check_range(field: str, values: npt.NDArray[Any]) -> None:
         raise InvalidArgument(field, f"element {at} is {values[at]:g}; allowed is 0 to 1")
 
 
-def options(request: Request, classes: int) -> None:
+def options(request: ClassifyRequest, classes: int) -> None:
     """Check what else a request asks for.
 
     Raises:
@@ -71,7 +71,7 @@ def check_id(field: str, value: str) -> None:
     Raises:
         InvalidArgument: It is too long, or would not pass unchanged through headers and logs.
     """
-    if not calls.is_id(value):
+    if not is_id(value):
         raise InvalidArgument(
             field,
             f"is {quoted(value)}, {len(value)} characters; allowed are up to {MAX_REQUEST_ID} printable ASCII "
@@ -79,14 +79,17 @@ def check_id(field: str, value: str) -> None:
         )
 
 
-def response(request: Request, model: ServedModel, outcome: Outcome[Predictions]) -> bytes:
-    """Return the answer to a request, as bytes, from what became of it."""
-    fixed = model.signature
-    if request.request_id:
-        fixed += pb.ClassifyResponse(request_id=request.request_id).SerializeToString()
+def response(request: ClassifyRequest, model: ServedModel, outcome: Outcome[Predictions]) -> columns.ClassifyResponse:
+    """Return the answer to a request from what became of it."""
+    answer = codec.response(outcome, probabilities=not request.omit_probabilities)
+    answer.model, answer.version = model.package.name, model.package.version
+    answer.request_id = request.request_id
     if request.top_k:
-        fixed += _best(request.top_k, outcome).SerializeToString()
-    return wire.response(fixed, outcome, probabilities=not request.omit_probabilities)
+        probabilities = outcome.answers.probabilities[outcome.start : outcome.end]  # (n, classes)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
+        answer.top_digits = codec.numbers(best)
+        answer.top_confidences = np.take_along_axis(probabilities, best, axis=1).tobytes()
+    return answer
 
 
 def joined(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
@@ -101,15 +104,6 @@ def joined(parts: Sequence[Outcome[Predictions]]) -> Outcome[Predictions]:
         queue_s=max(part.queue_s for part in parts),
         inference_s=sum(part.inference_s for part in parts),
         batch_size=max(part.batch_size for part in parts),
-    )
-
-
-def _best(top_k: int, outcome: Outcome[Predictions]) -> pb.ClassifyResponse:
-    probabilities = outcome.answers.probabilities[outcome.start : outcome.end]  # (n, classes)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    return pb.ClassifyResponse(
-        top_digits=best.ravel().tolist(),
-        top_confidences=np.take_along_axis(probabilities, best, axis=1).ravel().tolist(),
     )
 
 

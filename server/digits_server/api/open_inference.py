@@ -67,8 +67,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         outputs = tensors.outputs(request)
         outcomes = await model.batcher.submit(tensors.images(request), deadline=calls.deadline(context))
         outcome = converters.joined(outcomes)
-        if request.id:
-            context.set_trailing_metadata(calls.trailers(request, model.package, outcome))
+        calls.tell(context, request, model.package, outcome)
         return tensors.response(request, outputs, model, outcome)
 
     def _model(self, field: str, name: str, version: str) -> ServedModel:

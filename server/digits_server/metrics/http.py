@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from digits_server.config import Config, SettingRefused, available_cpus
+from digits_server.rpc.addresses import Address
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -75,7 +76,7 @@ class Pages:
         config = self._config
         workers = f"{config.workers} worker(s) of {config.inference_threads} inference thread(s)"
         print(  # noqa: T201 - for people and for those who wait for the port; everything else is logged
-            f"digits-server ready: gRPC {config.host}:{ready.port} ({ready.transport}), "
+            f"digits-server ready: gRPC {Address(config.host, ready.port)} ({ready.transport}), "
             f"metrics http://{config.metrics_host}:{self._server.server_port}/metrics, "
             f"models {', '.join(ready.models)} (default {ready.default_model}), {workers} "
             f"on {available_cpus()} CPU(s), pid {', '.join(map(str, pids))}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 from digits_server.config import Config
 from digits_server.inference.adaptive import Crowd
@@ -13,9 +12,6 @@ from digits_server.inference.engine import Images, Predictions
 from digits_server.metrics.recorder import Metrics
 from digits_server.models.package import Package
 from digits_server.models.registry import ServedModel
-
-if TYPE_CHECKING:
-    from digits_server.rpc.tracing import Tracing
 
 INLINE_BELOW_S = 0.001
 """Batches shorter than this run on the event loop: handing one to a thread and back costs it a tenth of that, and the
@@ -30,7 +26,6 @@ class Serving:
     Args:
         config: The settings.
         metrics: Where batches and answers are counted.
-        tracing: What traces batches, if anything does.
         offer: Given a copy of each batch that a package has answered; called where it ran.
     """
 
@@ -38,10 +33,9 @@ class Serving:
         self,
         config: Config,
         metrics: Metrics,
-        tracing: Tracing | None,
         offer: Callable[[Package, Sequence[Images]], None],
     ) -> None:
-        self._config, self._metrics, self._tracing, self._offer = config, metrics, tracing, offer
+        self._config, self._metrics, self._offer = config, metrics, offer
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     def __call__(self, package: Package) -> ServedModel:
@@ -58,8 +52,7 @@ class Serving:
             predicted(predictions)
             return predictions
 
-        make: Any = self._tracing.batcher(f"{package.name}/{package.version}") if self._tracing else Batcher
-        batcher: Batcher[Images, Predictions] = make(
+        batcher: Batcher[Images, Predictions] = Batcher(
             run,
             max_batch_size=size,
             max_queue=self._config.max_queue,

@@ -1,61 +1,55 @@
-"""What every RPC has in common: its errors become statuses, its outcome is counted and timed."""
+"""What every RPC has in common: who may call, what happens while draining, what errors become, who counts and tells."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
-from google.rpc.status_pb2 import Status
 
-from digits_server.errors import InvalidArgument, QueueFull, Rejected, ServerError, public
-from digits_server.metrics.recorder import Metrics, RpcCounter
-from digits_server.rpc import context as calls
+from digits_server.errors import Draining, InvalidArgument, Rejected, ServerError, public
+from digits_server.metrics.recorder import Metrics
+from digits_server.rpc import access_log
 from digits_server.rpc.auth import Metadata
-from digits_server.rpc.methods import Method
-from digits_server.rpc.transports import Transport
+from digits_server.rpc.status import explain, named
 
-if TYPE_CHECKING:  # generic only in the stubs
+if TYPE_CHECKING:
+    from digits_server.rpc.tracing import Tracing
+
+    # generic only in the stubs
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
-Trailers = tuple[tuple[str, str | bytes], ...]
-Ended = Callable[[grpc.StatusCode], bytes]
-"""Told how an RPC ended; returns the id of its trace, 16 bytes, if somebody records it, else none."""
-Observer = Callable[[str, Any, "Context"], Ended]
-"""Told of an RPC that begins: its method as `service/method`, the request or the iterator of them, the context."""
+OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.")
+"""Packages for everybody, at any time: neither counted nor waited for, for a watch never ends."""
 
 
-class Intercepted:
-    """A server as the generated `add_…_to_server` functions see it, that wraps each handler it is given.
-
-    Handlers are wrapped once, when they are added; a `grpc.aio.ServerInterceptor` would be asked again at each call,
-    which takes longer than what it does. Services added to the server itself (health, reflection) pass untouched.
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps each handler once, whichever front asks for it.
 
     Args:
-        transport: Where the wrapped handlers go.
         metrics: Where RPCs are counted.
         guard: Returns what refuses a method's calls by their metadata, or None where nobody is refused.
-        observer: Told of each RPC, if anybody wants to know.
+        tracing: Makes a span for each RPC, if anybody wants them.
+        log_share: Share of the RPCs that get a line in the log.
     """
 
     def __init__(
         self,
-        transport: Transport,
         metrics: Metrics,
         guard: Callable[[str], Callable[[Metadata], None] | None],
-        observer: Observer | None = None,
+        tracing: Tracing | None = None,
+        log_share: float = 0.0,
     ) -> None:
-        self._observer = observer
-        self._transport = transport
-        self._guard = guard
-        self._server = transport.server
         self._metrics = metrics
+        self._guard = guard
+        self._tracing = tracing
+        self._log_share = log_share
+        self._wrapped: dict[str, Handler] = {}  # by path; only of methods that there are
         self._idle = asyncio.Event()
         self.in_flight = 0
         """RPCs whose handlers have not returned."""
@@ -68,147 +62,161 @@ class Intercepted:
             self._idle.clear()
             await self._idle.wait()
 
-    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Ignore: the same handlers come by name, where they can be wrapped."""
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]], details: Any
+    ) -> Handler | None:
+        """Return the wrapped handler of a method; None: there is no such method."""
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[details.method] = self._wrap(handler, details.method)
+        return wrapped
 
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Add the handlers of a service, wrapped."""
-        wrapped = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
-        self._server.add_registered_method_handlers(service, wrapped)
-
-    def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
+    def _wrap(self, handler: Handler, path: str) -> Handler:
         wrap, kind = {
             (False, False): (grpc.unary_unary_rpc_method_handler, "unary"),
+            (False, True): (grpc.unary_stream_rpc_method_handler, "server_stream"),
             (True, True): (grpc.stream_stream_rpc_method_handler, "bidi_stream"),
         }[handler.request_streaming, handler.response_streaming]
-        behaviour: Any = handler.unary_unary or handler.stream_stream
-        deserialize = _tolerant(getattr(behaviour, "reads", handler.request_deserializer))
+        answer = _answering(handler.unary_unary or handler.unary_stream or handler.stream_stream)
+        call = self._plain(answer) if path[1:].startswith(OPEN_SERVICES) else self._counted(answer, path, kind)
+        deserialize = handler.request_deserializer and _tolerant(handler.request_deserializer)
+        return wrap(call, request_deserializer=deserialize, response_serializer=handler.response_serializer)
+
+    def _plain(self, answer: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Return what makes a call of other people's service: only what can't be read is refused."""
+
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                return await answer(_checked(request), context)
+            except InvalidArgument as error:
+                await context.abort(error.code, error.message)
+
+        return call
+
+    def _counted(self, answer: Callable[..., Awaitable[Any]], path: str, kind: str) -> Callable[..., Awaitable[Any]]:
+        service, _, method = path[1:].rpartition("/")
         count = self._metrics.rpc(kind, service, method)
-        path = f"/{service}/{method}"
-        wrapped = Method(self, behaviour, deserialize, self._guard(path), count)
-        if kind == "unary" and not inspect.iscoroutinefunction(behaviour) and not self._observer:
-            # Not with an observer, which needs a task: the span is its context's.
-            self._transport.add_direct(path, wrapped.begin)
-        return wrap(
-            self._observed(wrapped.call, count, (kind, service, method)),
-            request_deserializer=deserialize,
-            response_serializer=_serialize,
-        )
+        remember = self._metrics.traced(kind, service, method)
+        guard, tracing, log_share = self._guard(path), self._tracing, self._log_share
 
-    def begin(self, count: int = 1) -> None:
-        """Count RPCs in."""
-        self.in_flight += count
+        async def call(request: Any, context: Context) -> Any:
+            start, code = time.monotonic(), grpc.StatusCode.CANCELLED
+            response = refusal = None
+            span = tracing.begin(path[1:], context) if tracing else None
+            self.in_flight += 1
+            try:
+                self._check(guard, request, context)
+                response = await answer(request, context)
+                code = grpc.StatusCode.OK
+            except grpc.aio.AbortError:
+                code = context.code()
+                raise
+            except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
+                refusal = self._refusal(error, request)
+                code = refusal.code
+            finally:  # before the caller can know
+                elapsed_s = time.monotonic() - start
+                count(code, elapsed_s, 1)
+                if access_log.is_chosen(log_share):
+                    access_log.write(path[1:], code, elapsed_s, request, context)
+                if tracing and span and (trace_id := tracing.end(span, code)):
+                    remember(elapsed_s, trace_id)
+                self._left()
+            if refusal:
+                await _abort(context, refusal, (*explain(refusal), *named(request)))
+            return response
 
-    def end(self, count: int = 1) -> None:
-        """Count RPCs out."""
-        self.in_flight -= count
+        return call
+
+    def _check(self, guard: Callable[[Metadata], None] | None, request: Any, context: Context) -> None:
+        """Refuse what the guard refuses, what comes while the server drains, and what can't be read."""
+        if guard:
+            guard(context.invocation_metadata() or ())
+        if self.is_draining:
+            raise Draining("the server is shutting down")
+        if isinstance(request, _Malformed):
+            raise request.error
+
+    def _left(self) -> None:
+        self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
 
-    def refuse(self, error: Exception, request: Any) -> tuple[ServerError, Trailers]:
-        """Return what the caller is told of an error: the status, and its trailers."""
-        answer = public(error, request)
-        if isinstance(answer, Rejected):
-            self._metrics.rejected(answer.reason)
-        explained = trailers(answer, pushback=self._transport.allows_pushback)
-        return answer, (*explained, *calls.named(request))
+    def _refusal(self, error: Exception, request: Any) -> ServerError:
+        """Return what a caller is told of an error.
 
-    def _observed(self, call: Callable[..., Awaitable[Any]], count: RpcCounter, labels: tuple[str, str, str]) -> Any:
-        """Return what tells the observer of a call and makes it; without an observer, the call itself."""
-        observer = self._observer
-        if observer is None:
-            return call
-        method, remember = "/".join(labels[1:]), self._metrics.traced(*labels)
-
-        async def observed(request: Any, context: Context) -> Any:
-            ended = observer(method, request, context)
-
-            def done(code: grpc.StatusCode, elapsed_s: float, times: int) -> None:
-                trace_id = ended(code)
-                count(code, elapsed_s, times)
-                if trace_id:
-                    remember(elapsed_s, trace_id)
-
-            return await call(request, context, done)
-
-        return observed
+        Raises:
+            CancelledError: Nobody is there to be told.
+        """
+        if _has_left(error):
+            raise asyncio.CancelledError from error
+        refusal = public(error, request)
+        if isinstance(refusal, Rejected):
+            self._metrics.rejected(refusal.reason)
+        return refusal
 
 
-class Tolerant:
-    """A server as the generated functions of other people's services see it: health, reflection.
+class _Malformed:
+    """Stands for a message that could not be read; raising there would end as UNKNOWN."""
 
-    What comes there and can't be read is refused; else it would count as a fault of ours, with a stack in the log.
-
-    Args:
-        server: Where the wrapped handlers go.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Ignore, as `Intercepted` does."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Add the handlers of a service, wrapped."""
-        wrapped = {method: self._wrap(handler) for method, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
-        self._server.add_registered_method_handlers(service, wrapped)
-
-    @staticmethod
-    def _wrap(handler: Handler) -> Handler:
-        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-
-        async def call(request: Any, context: Context) -> Any:
-            return await behaviour(await readable(request, context), context)
-
-        async def stream(requests: Any, context: Context) -> Any:
-            async for response in behaviour((await readable(request, context) async for request in requests), context):
-                yield response
-
-        async def readable(request: Any, context: Context) -> Any:
-            if isinstance(request, ServerError):
-                await context.abort(request.code, request.message)
-            return request
-
-        deserializer, serializer = _tolerant(handler.request_deserializer), handler.response_serializer
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(stream, deserializer, serializer)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(call, deserializer, serializer)
-        return grpc.unary_unary_rpc_method_handler(call, deserializer, serializer)
+    def __init__(self, size: int) -> None:
+        self.error = InvalidArgument("message", f"its {size} bytes are not a message of the expected type")
 
 
-def trailers(error: ServerError, *, pushback: bool = True) -> Trailers:
-    """Return the trailing metadata that explain an error to programs: google.rpc details, and when to retry."""
-    status = Status(code=error.code.value[0], message=error.message)
-    retry: tuple[tuple[str, str], ...] = ()
-    match error:
-        case InvalidArgument():
-            violation = BadRequest.FieldViolation(field=error.field, description=error.fault)
-            status.details.add().Pack(BadRequest(field_violations=[violation]))
-        case QueueFull():
-            delay = Duration()
-            delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-            status.details.add().Pack(RetryInfo(retry_delay=delay))
-            if pushback:
-                retry = (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
-    return (("grpc-status-details-bin", status.SerializeToString()), *retry)
-
-
-def _tolerant(deserialize: Any) -> Callable[[bytes], Any]:
-    """Return a deserializer that hands on what it can't read as an error; raising would end as UNKNOWN."""
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that hands on what it can't read."""
 
     def deserialize_or_explain(data: bytes) -> Any:
         try:
             return deserialize(data)
         except DecodeError:
-            return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
+            return _Malformed(len(data))
 
     return deserialize_or_explain
 
 
-def _serialize(response: Any) -> bytes:
-    """Return a message's bytes; handlers that are called often return bytes themselves."""
-    return response if type(response) is bytes else response.SerializeToString()
+def _answering(behaviour: Any) -> Callable[..., Awaitable[Any]]:
+    """Return a handler as a coroutine, though it be a generator: then its responses are written."""
+    if not inspect.isasyncgenfunction(behaviour):
+        return behaviour  # type: ignore[no-any-return]
+
+    async def write_all(request: Any, context: Context) -> None:
+        async for response in behaviour(request, context):
+            await context.write(response)
+
+    return write_all
+
+
+def _checked(request: Any) -> Any:
+    """Return a request, or requests that are checked as they come.
+
+    Raises:
+        InvalidArgument: It can't be read.
+    """
+    if isinstance(request, _Malformed):
+        raise request.error
+    return _each_checked(request) if isinstance(request, AsyncIterator) else request
+
+
+async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+async def _abort(context: Context, refusal: ServerError, trailers: Any) -> None:
+    """End an RPC with a status alone: clients retry no RPC that has sent them a message, were it empty.
+
+    grpc keeps what `abort` raises and raises it again itself. Not let go of its frames, it would keep the request.
+    """
+    try:
+        await context.abort(refusal.code, refusal.message, trailers)
+    except grpc.aio.AbortError as aborted:
+        aborted.__traceback__ = aborted.__context__ = None
+
+
+def _has_left(error: Exception) -> bool:
+    """Return whether an error, or one in a group, is a front's about an answer that nobody is there to take."""
+    return ExceptionGroup("", [error]).subgroup((grpc.aio.InternalError, ConnectionError)) is not None

@@ -93,6 +93,7 @@ class Access:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._asks_who_calls = config.tls_client_ca is not None
+        self._changed: Callable[[Certificate], None] = lambda _certificate: None
         self._certificate = self._watch_certificate(config)
         self._tokens = self._watch_tokens(config)
 
@@ -109,6 +110,7 @@ class Access:
         def read(*contents: bytes) -> Certificate:
             certificate = certificates.read(paths, contents)
             self._metrics.certificate(certificate.expires)
+            self._changed(certificate)
             return certificate
 
         return Watched("--tls-cert", paths, read, functools.partial(self._metrics.secret, "certificate"))
@@ -124,6 +126,12 @@ class Access:
             )
         told = functools.partial(self._metrics.secret, "tokens")
         return Watched("--token-file", [config.token_file], tokens.parse, told)
+
+    def on_certificate(self, changed: Callable[[Certificate], None]) -> None:
+        """Have a front that serves TLS itself told of the certificate in force, and of each that takes its place."""
+        self._changed = changed
+        if self._certificate:
+            changed(self._certificate.value)
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return what serves the certificate in force at each handshake; None: plain text."""

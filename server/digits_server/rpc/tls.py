@@ -1,4 +1,4 @@
-"""A server's certificate, proved usable before it is used. Not here: when it is exchanged, see access.py."""
+"""A server's certificate, proved usable before it is used. Not here: when it is exchanged, see security.py."""
 
 from __future__ import annotations
 
@@ -16,11 +16,20 @@ NO_CHECK_TIME = 0x200000
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate as gRPC takes it."""
+    """A certificate with its key, PEM."""
 
-    configuration: grpc.ServerCertificateConfiguration
+    chain: bytes
+    key: bytes
+    authorities: bytes | None
+    """Of clients' certificates; None: who calls is not asked."""
     expires: float
     """When, in seconds since 1970."""
+
+    @property
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """The same for grpcio."""
+        pair = [(self.key, self.chain)]
+        return grpc.ssl_server_certificate_configuration(pair, self.authorities)
 
 
 def read(paths: Sequence[Path], contents: Sequence[bytes]) -> Certificate:
@@ -33,7 +42,7 @@ def read(paths: Sequence[Path], contents: Sequence[bytes]) -> Certificate:
     for authorities in paths[2:]:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(authorities)
     chain, key, *rest = contents
-    return Certificate(grpc.ssl_server_certificate_configuration([(key, chain)], *rest), expires)
+    return Certificate(chain, key, rest[0] if rest else None, expires)
 
 
 def expiry(certificate: Path, key: Path) -> float:

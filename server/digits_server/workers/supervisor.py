@@ -6,12 +6,9 @@ Imports nothing that serves: a supervisor takes a fraction of a worker's memory,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +19,7 @@ from digits_server.metrics.board import Board
 from digits_server.metrics.boards import Boards
 from digits_server.metrics.http import Pages
 from digits_server.models.trial import Judge, Totals, Trial
+from digits_server.rpc.addresses import Address, reserved
 from digits_server.workers.process import Child
 
 log = logging.getLogger(__name__)
@@ -83,8 +81,11 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with _reserved(self._config) as port, self._pages() as self._page:
-            self._config = replace(self._config, port=port)
+        address = Address(self._config.host, self._config.port)
+        if address.path is not None and self._config.workers > 1:
+            raise SettingRefused("--workers", f"{self._config.workers} can't share {address}; allowed is 1")
+        with reserved(address, shared=True) as address, self._pages() as self._page:
+            self._config = replace(self._config, port=address.port)
             keepers = [asyncio.create_task(self._keep(place)) for place in range(self._config.workers)]
             stop = asyncio.create_task(self._stop.wait())
             try:
@@ -190,29 +191,3 @@ class Supervisor:
             return 1
         log.info("drained")
         return 1 if any(ended.result()) else 0
-
-
-@contextlib.contextmanager
-def _reserved(config: Config) -> Iterator[int]:
-    """Hold a port for workers to share, a free one for 0, and yield it. Who only binds and never listens gets no calls.
-
-    Raises:
-        SettingRefused: Somebody else has it.
-    """
-    host = config.host.strip("[]")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind) as probe, socket.socket(family, kind) as reserve:
-            # Would someone who does not share get it? What is left of closed connections does not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            port: int = probe.getsockname()[1]
-            probe.close()
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserve.bind((address[0], port, *address[2:]))
-            yield port
-    except OSError as error:
-        raise SettingRefused("--port", f"can't listen on {config.host}:{config.port}; is it in use?") from error

@@ -7,11 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
-
-import uvloop
 
 from digits_server import logs
 from digits_server.config import Config, SettingRefused
@@ -20,7 +17,8 @@ from digits_server.metrics import recorder as metrics
 from digits_server.metrics.board import Board
 from digits_server.metrics.boards import Boards
 from digits_server.metrics.http import Pages
-from digits_server.models.trial import Judge, Totals, Trial
+from digits_server.models.trial import Judge, Totals, Trial, Verdict
+from digits_server.rpc import fronts
 from digits_server.server import Server
 
 SILENT_S = 2.0
@@ -55,25 +53,35 @@ def serve_alone(config: Config) -> int:
             server = Server(config, board, hear, judge.verdicts)
             return await server.run(lambda ready: pages.announce(ready, [os.getpid()]))
 
-        return _run(serve())
+        try:
+            return fronts.run(config, serve)
+        except ModelRefused as error:
+            raise SettingRefused("--models", str(error)) from error
 
 
-def main(channel: Connection, board_file: int) -> int:
+def main(channel_file: int, board_file: int) -> int:
     """Serve at the end of a supervisor's channel, until it says so or is gone; return the exit status."""
-    config, verdicts = channel.recv()
-    logs.to_stderr(config.log_level)
-    board = Board(board_file, lambda key: channel.send(("key", key)))
+    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
+    with Connection(os.dup(channel_file)) as channel:
+        config, verdicts = channel.recv()
+    return fronts.run(config, _serve, channel_file, board_file, config, verdicts)
 
-    async def serve() -> int:
+
+async def _serve(channel_file: int, board_file: int, config: Config, verdicts: Mapping[Trial, Verdict | None]) -> int:
+    """Serve as `main` does, on the event loop of the front."""
+    logs.to_stderr(config.log_level)
+    channel = Connection(os.dup(channel_file))
+    board = Board(board_file, lambda key: channel.send(("key", key)))
+    try:
         server = Server(config, board, lambda *shown: channel.send(("trial", shown)), verdicts)
         loop = asyncio.get_running_loop()
         threading.Thread(target=_obey, args=(channel, server, loop, config), name="channel", daemon=True).start()
         return await server.run(lambda ready: channel.send(("ready", ready)), lambda: channel.send(("draining", None)))
-
-    try:
-        return _run(serve())
     except SettingRefused as error:
         channel.send(("refused", error))
+        return 2
+    except ModelRefused as error:
+        channel.send(("refused", SettingRefused("--models", str(error))))
         return 2
 
 
@@ -94,14 +102,9 @@ def _obey(channel: Connection, server: Server, loop: asyncio.AbstractEventLoop, 
         os._exit(1)  # the event loop hangs, and nobody is left to end this process
 
 
-def _run(serve: Coroutine[Any, Any, int]) -> int:
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve)
-    except ModelRefused as error:
-        raise SettingRefused("--models", str(error)) from error
-
-
 if __name__ == "__main__":
-    # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
-    sys.exit(main(Connection(os.dup(int(sys.argv[1]))), int(sys.argv[2])))
+    from digits_server.workers.worker import (
+        main as run,
+    )  # by its name: what serves is found by it in the front's process
+
+    sys.exit(run(*map(int, sys.argv[1:])))

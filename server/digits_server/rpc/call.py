@@ -1,0 +1,258 @@
+"""One gRPC call over ASGI: its messages, metadata, status and end, and the context that its handler is given."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+
+from digits_server.errors import public
+from digits_server.rpc.frames import Frames, Refused, frame
+
+if TYPE_CHECKING:
+    from digits_server.rpc.interceptor import Handler
+
+Headers = list[tuple[bytes, bytes]]
+Receive = Callable[[], "asyncio.Future[dict[str, Any]]"]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+MESSAGE_S = 20.0
+"""Time for the message of a unary call to come."""
+UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+"""Of `grpc-timeout`."""
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+"""What `grpc-message` holds as it is."""
+START: dict[str, Any] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/grpc")],
+    "trailers": True,
+}
+RESERVED = frozenset((b"te", b"content-type", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
+"""Headers that are no metadata."""
+
+
+class Call:
+    """One RPC; to its handler, as much of a `grpc.aio.ServicerContext` as those here use.
+
+    Args:
+        scope: ASGI's.
+        receive: Returns a future of the next event.
+        send: Sends one.
+        max_message_bytes: Largest request.
+    """
+
+    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, max_message_bytes: int) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._frames = Frames(max_message_bytes)
+        self._task = asyncio.current_task()
+        self.began = time.monotonic()
+        timeout_s = _timeout_s(self.header(b"grpc-timeout"))
+        self._deadline = None if timeout_s is None else self.began + timeout_s
+        self._serialize: Callable[[Any], bytes] | None = None
+        self._is_unary = True
+        self._is_read = False  # the message of a unary call is there
+        self._is_reading = False  # somebody waits for what comes of the request
+        self._is_ended = False  # it has come to its end
+        self._is_started = self._is_written = False  # the response has begun, its last message is sent
+        self._code, self._details = grpc.StatusCode.OK, ""
+        self._is_aborted = False
+        self._trailers: Headers = []
+        self._news: asyncio.Future[dict[str, Any]] | None = None
+        self.reason = ""
+        """Why it was cancelled by us."""
+
+    def header(self, name: bytes) -> bytes:
+        """Return the value of a header; empty: there is none."""
+        return next((value for key, value in self._scope["headers"] if key == name), b"")
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the caller speaks gRPC, and so understands its statuses: they come as trailers."""
+        return self.header(b"content-type").startswith(b"application/grpc") and self.header(b"te") == b"trailers"
+
+    async def answer(self, handler: Handler) -> None:
+        """Have the handler answer, and send what it says."""
+        self._serialize = handler.response_serializer
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+        self._is_unary = not handler.request_streaming
+        deserialize = handler.request_deserializer or bytes
+        try:
+            if self._is_unary:
+                message = await self.read()
+                if message is None:
+                    raise Refused(grpc.StatusCode.INTERNAL, "the call ended without a message")
+                self._is_read = True
+                response = await behaviour(deserialize(message), self)
+            else:
+                response = await behaviour(_Requests(self, deserialize), self)
+            if not (handler.response_streaming or self._is_aborted):
+                await self.write(response, is_last=True)
+        except Refused as refused:
+            self._code, self._details = refused.code, refused.message
+        except grpc.aio.AbortError:
+            pass  # `abort` has noted what to say
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what other people's services let out; ours are intercepted
+            fault = public(error)
+            self._code, self._details = fault.code, fault.message
+        await self.end(self._code, self._details)
+
+    async def read(self) -> bytes | None:
+        """Return the next message of the request; None: it has come to its end.
+
+        Raises:
+            Refused: What comes is no message.
+            ConnectionError: The caller has left.
+        """
+        while (message := self._frames.next()) is None:
+            if self._is_ended:
+                if self._frames.is_empty:
+                    return None
+                raise Refused(grpc.StatusCode.INTERNAL, "the call ended within a message")
+            if self._news:  # `look` was faster
+                await asyncio.wait([self._news])
+                continue
+            self._is_reading = True
+            event = await asyncio.shield(self._receive())  # pyvoy sets its result even if we are cancelled
+            self._is_reading = False
+            self._take(event)
+        return message
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event["type"] != "http.request":
+            raise ConnectionAbortedError
+        self._is_ended = not event["more_body"]
+        self._frames.feed(event["body"])
+
+    async def write(self, response: Any, *, is_last: bool = False) -> None:
+        """Send a response message; returns when there is room for another one.
+
+        Raises:
+            ConnectionError: The caller has left.
+        """
+        data = frame(self._serialize(response) if self._serialize else response)
+        if not self._is_started:
+            self._is_started = True
+            await self._put(START)
+        self._is_written = is_last
+        await self._put({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+    async def end(self, code: grpc.StatusCode, details: str = "") -> None:
+        """End the call with a status."""
+        trailers = [(b"grpc-status", b"%d" % code.value[0]), *self._trailers]
+        if details:
+            trailers.append((b"grpc-message", quote(details, safe=PRINTABLE).encode()))
+        if not self._is_started:
+            await self._put({**START, "headers": [*START["headers"], *trailers], "trailers": False})
+        if not self._is_written:
+            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._is_started:
+            await self._put({"type": "http.response.trailers", "headers": trailers})
+
+    async def _put(self, event: dict[str, Any]) -> None:
+        sent = self._send(event)
+        try:
+            await (asyncio.shield(sent) if isinstance(sent, asyncio.Future) else sent)  # as in `read`
+        except OSError as error:  # pyvoy's own is one
+            raise ConnectionAbortedError from error
+
+    def look(self, now: float) -> None:
+        """Cancel the call if its time is up or its caller has left. ASGI tells the latter only to those who ask."""
+        if self._deadline is not None and now >= self._deadline:
+            self._cancel("Deadline Exceeded")
+        elif self._is_unary and not self._is_read and now - self.began > MESSAGE_S:
+            self._cancel(f"the request's message did not come within {MESSAGE_S:g} s")
+        elif not (self._is_reading or self._news or self._frames.is_full):
+            self._news = asyncio.ensure_future(self._receive())
+            self._news.add_done_callback(self._heard)
+
+    def _heard(self, news: asyncio.Future[dict[str, Any]]) -> None:
+        self._news = None
+        try:
+            self._take(news.result())
+        except ConnectionError:
+            self._cancel("")
+
+    def _cancel(self, reason: str) -> None:
+        self.reason = reason
+        if self._task:
+            self._task.cancel()
+
+    # What follows is ServicerContext's.
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Iterable[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """End the call with a status."""
+        self._code, self._details, self._is_aborted = code, details, True
+        if trailing_metadata:
+            self.set_trailing_metadata(trailing_metadata)
+        raise grpc.aio.AbortError
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        """Return the metadata that came with the call."""
+        return [_metadatum(key, value) for key, value in self._scope["headers"] if key not in RESERVED]
+
+    def set_trailing_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Have these go out with the status."""
+        self._trailers = [
+            (key.encode(), base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode())
+            for key, value in metadata
+        ]
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller stops listening; None if it never does."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def peer(self) -> str:
+        """Return the caller's address, as grpcio writes it."""
+        host, port = self._scope["client"] or ("", 0)
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}" if host else "unix:"
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status that was set."""
+        return self._code
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Have the call end with this status."""
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        """Have the call end with this message."""
+        self._details = details
+
+
+class _Requests(AsyncIterator[Any]):
+    """The messages of a stream. No generator: those leak tasks when cancelled."""
+
+    def __init__(self, call: Call, deserialize: Callable[[bytes], Any]) -> None:
+        self._call, self._deserialize = call, deserialize
+
+    async def __anext__(self) -> Any:
+        message = await self._call.read()
+        if message is None:
+            raise StopAsyncIteration
+        return self._deserialize(message)
+
+
+def _timeout_s(text: bytes) -> float | None:
+    """Return the seconds that `grpc-timeout` names; None: it names none."""
+    number, unit = text[:-1], text[-1:].decode("latin-1")
+    return int(number) * UNITS_S[unit] if number.isdigit() and unit in UNITS_S else None
+
+
+def _metadatum(key: bytes, value: bytes) -> tuple[str, str | bytes]:
+    name, text = key.decode("latin-1"), value.decode("latin-1")
+    if not name.endswith("-bin"):
+        return name, text
+    try:
+        return name, base64.b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return name, b""

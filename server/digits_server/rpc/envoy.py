@@ -1,0 +1,96 @@
+"""gRPC over ASGI: what a server does between HTTP/2, which Envoy speaks, and the handlers that grpcio calls as well.
+
+Framing, statuses and metadata as https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md says. Knows nothing of
+processes and sockets; those are in envoy_process.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from digits_server.rpc.call import Call, Receive, Send
+
+if TYPE_CHECKING:
+    from digits_server.rpc.interceptor import Handler, Interceptor
+
+LOOK_S = 0.05
+"""Time between looks at calls that last: whether their callers are still there, and their deadlines to come."""
+LOOKS = 256
+"""Calls looked at in one turn."""
+
+
+class Server:
+    """An ASGI application that answers gRPC calls; as much of `grpc.aio.Server` as generated functions need.
+
+    Args:
+        interceptor: What every RPC passes.
+        max_message_bytes: Largest request.
+    """
+
+    def __init__(self, interceptor: Interceptor, max_message_bytes: int) -> None:
+        self._interceptor = interceptor
+        self._max_message_bytes = max_message_bytes
+        self._handlers: dict[str, Handler] = {}  # by path
+        self._calls: OrderedDict[Call, None] = OrderedDict()  # those in flight, the next to be looked at first
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore: the same handlers come by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Add the handlers of a service."""
+        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
+
+    async def start(self) -> None:
+        """Let all handlers be intercepted, and begin to look after calls."""
+
+        async def found(details: grpc.HandlerCallDetails) -> Handler:
+            return self._handlers[details.method]
+
+        for path in self._handlers:
+            wrapped = await self._interceptor.intercept_service(found, _Details(path))
+            self._handlers[path] = wrapped  # type: ignore[assignment] # there is such a method
+        asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a call."""
+        call = Call(scope, receive, send, self._max_message_bytes)
+        handler = self._handlers.get(scope["path"])
+        if not (scope["method"] == "POST" and call.is_grpc):
+            await send({"type": "http.response.start", "status": 415, "headers": []})
+            await send({"type": "http.response.body"})
+            return
+        self._calls[call] = None
+        try:
+            await (call.answer(handler) if handler else call.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
+        except asyncio.CancelledError:
+            if call.reason:  # it was us; else the caller has left, or the process is ending
+                await call.end(grpc.StatusCode.DEADLINE_EXCEEDED, call.reason)
+        except ConnectionError:
+            pass  # the caller has left
+        finally:
+            del self._calls[call]
+
+    def _look(self) -> None:
+        """Look after calls that last: the oldest first, then in turns."""
+        asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        now = time.monotonic()
+        for _ in range(min(LOOKS, len(self._calls))):
+            call = next(iter(self._calls))
+            if now - call.began < LOOK_S:
+                return  # those behind it are younger, or were looked at just now
+            self._calls.move_to_end(call)
+            call.look(now)
+
+
+class _Details:
+    """As grpcio's `HandlerCallDetails`."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()

@@ -1,0 +1,83 @@
+"""The seam between the services and what carries them: a front owns sockets, connections and the process they live in.
+
+Both fronts take the generated services' handlers and pass every RPC through one interceptor, so services and tests are
+the same on both. What a front can't do is refused at the start, never ignored; docs/transports.md compares them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from digits_server.config import Config, SettingRefused
+from digits_server.rpc.grpcio import Grpcio
+
+if TYPE_CHECKING:
+    from digits_server.rpc.interceptor import Interceptor
+    from digits_server.rpc.security import Access
+
+
+class Front(Protocol):
+    """What carries RPCs between sockets and services."""
+
+    name: str
+    server: Any
+    """As much of a `grpc.aio.Server` as the generated `add_…_to_server` functions need."""
+
+    def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
+        """Have signals of the process call these, on the event loop."""
+
+    async def start(self, access: Access) -> int:
+        """Listen, and begin to answer; return the port, 0 for a Unix socket.
+
+        Raises:
+            SettingRefused: The address can't be had.
+        """
+
+    async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
+        """Take no more work, stop as soon as `finished` returns, or after `grace_s`, and return which it was."""
+
+
+def choose(config: Config) -> str:
+    """Return the front that a server with these settings has: `grpcio` or `envoy`.
+
+    Raises:
+        SettingRefused: It can't run here, or can't do what is asked of it.
+    """
+    if config.transport == "grpcio":
+        return "grpcio"
+    from digits_server.rpc import envoy_process  # noqa: PLC0415 - not needed for grpcio
+
+    obstacle = envoy_process.obstacle(config)
+    if obstacle is None:
+        return "envoy"
+    if config.transport == "auto":
+        return "grpcio"
+    raise SettingRefused("--transport", f"envoy {obstacle}; grpcio can do it")
+
+
+def make(config: Config, interceptor: Interceptor) -> Front:
+    """Return the front of a serving process; `run` has chosen what that is."""
+    if choose(config) == "grpcio":
+        return Grpcio(config, interceptor)
+    from digits_server.rpc.envoy_process import Envoy  # noqa: PLC0415 - needs an optional dependency
+
+    return Envoy(config, interceptor)
+
+
+def run(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], *arguments: Any) -> int:
+    """Run `serve(*arguments)` on an event loop under the front that the settings ask for; return its exit status.
+
+    With Envoy this process becomes Envoy, with Python inside, and never returns: `serve` is imported by its name there,
+    `arguments` are pickled, and inheritable files stay open.
+    """
+    if choose(config) == "envoy":
+        from digits_server.rpc import envoy_process  # noqa: PLC0415 - needs an optional dependency
+
+        envoy_process.become(config, serve, arguments)
+    import uvloop  # noqa: PLC0415 - Envoy's loop is made elsewhere
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(*arguments))
