@@ -68,7 +68,8 @@ def test_browser_calls_classify(server):
         pytest.skip(f"no {CHROMIUM}")
     request = frame(pb.ClassifyRequest(pixels=image_of(3).tobytes()).SerializeToString())
     page = browser.new_page()
-    page.goto(f"http://{server.address}/")  # 415, but an origin
+    page.route(f"http://{server.address}/", lambda route: route.fulfill(content_type="text/html", body="a page"))
+    page.goto(f"http://{server.address}/")
     answer = page.evaluate(
         """async ([path, type, bytes]) => {
             const answer = await fetch(path, {
