@@ -93,7 +93,7 @@ click.version_option(package_name="digits-server")(main)
 
 def _serve(config: Config) -> int:
     # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
-    if config.workers == 1 and fronts.choose(config) == "grpcio":
+    if fronts.choose(config) == "grpcio" and config.workers == 1:
         from digits_server.workers.worker import serve_alone  # noqa: PLC0415
 
         return serve_alone(config)

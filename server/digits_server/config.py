@@ -150,7 +150,6 @@ class Config:
     shadow: bool = setting(
         default=False, help="Let a new version answer a copy of live requests first, and show that it is good."
     )
-    shadow_images: int = setting(1000, "Images to judge it by.", COUNT)
     grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
     log_level: str = setting(
         "info",

@@ -21,6 +21,8 @@ MORE_ABSTENTIONS = 0.02
 """By how much its share of abstentions may be above that of the serving one."""
 MOST_COST = 2.0
 """How many times as long it may take for an image, in the serving one's best batches."""
+RECENT_IMAGES = 1000
+"""Images that a new version is compared on."""
 BATCH = 64
 """Images compared at once."""
 

@@ -10,7 +10,7 @@ from digits_server.inference.adaptive import Concurrency
 from digits_server.inference.batcher import Batcher
 from digits_server.inference.engine import Images, Predictions
 from digits_server.metrics.definitions import Metrics
-from digits_server.models.canary import RecentImages
+from digits_server.models.canary import RECENT_IMAGES, RecentImages
 from digits_server.models.package import Package
 from digits_server.models.registry import ServedModel
 
@@ -39,7 +39,7 @@ class Runtime:
         is_inline = cost(size) <= INLINE_BELOW_S and cost.gain(size) >= INLINE_SHARE * cost.gain(cost.best_batch_size())
         if not is_inline and not self._config.max_batch_size:
             size = cost.best_batch_size()
-        recent = RecentImages(self._config.shadow_images if self._config.shadow else 0)
+        recent = RecentImages(RECENT_IMAGES if self._config.shadow else 0)
         observe = self._metrics.predicted(package)
 
         def run(images: Sequence[Images]) -> Predictions:
