@@ -161,6 +161,11 @@ def test_damaged_packages_are_refused(tmp_path, damage, reason):
             {"digits.reference": '{"ink_histogram": {"edges": [1]}}'},
             "ink_histogram is .* ascending numbers, at least two",
         ),
+        (
+            {"digits.reference": '{"ink_histogram": {"edges": [0, 1], "shares": [1, 2]}}'},
+            "ink_histogram is .* whose shares are one fewer",
+        ),
+        ({"digits.reference": '{"class_shares": [1]}'}, r"class_shares is \[1\]; allowed is a list of 10 numbers"),
     ],
 )
 def test_damaged_metadata_is_refused(tmp_path, metadata, reason):

@@ -57,7 +57,7 @@ def read(entries: Mapping[str, str], faults: list[str]) -> Metadata:
     return Metadata(
         tuple(map(str, labels or ())),
         reader.number("digits.training", training, "test_accuracy", 0.0, high=1.0),
-        Limits(confidence, outlier_score, reader.ink_range()),
+        Limits(confidence, outlier_score, reader.ink_range(len(labels or ()))),
         is_trained_here=bool(training and "recipe" in training),
     )
 
@@ -96,20 +96,31 @@ class _Reader:
             return unknown
         return float(value)
 
-    def ink_range(self) -> tuple[float, float]:
-        """Return the least and the most mean ink seen in training."""
-        reference = self.entry("digits.reference", dict, "a JSON object")
-        histogram = (reference or {}).get("ink_histogram")
+    def ink_range(self, labels: int) -> tuple[float, float]:
+        """Return the least and the most mean ink seen in training, after a check of what drift is measured against."""
+        reference = self.entry("digits.reference", dict, "a JSON object") or {}
+        classes = reference.get("class_shares")
+        if classes is not None and not (_are_numbers(classes) and len(classes) == labels):
+            self._faults.append(
+                f"digits.reference: class_shares is {reprlib.repr(classes)}; allowed is a list of {labels} numbers"
+            )
+        histogram: Any = reference.get("ink_histogram")
         if histogram is None:
             return Limits.ink_range
-        edges = histogram.get("edges") if isinstance(histogram, dict) else None
-        if not (isinstance(edges, list) and len(edges) > 1 and all(map(_is_number, edges)) and edges == sorted(edges)):
+        edges: Any = histogram.get("edges") if isinstance(histogram, dict) else None
+        shares: Any = histogram.get("shares") if isinstance(histogram, dict) else None
+        is_good = _are_numbers(edges) and len(edges) > 1 and edges == sorted(edges)
+        if not is_good or not (shares is None or (_are_numbers(shares) and len(shares) == len(edges) - 1)):
             self._faults.append(
                 f"digits.reference: ink_histogram is {reprlib.repr(histogram)}; allowed is an object whose edges are "
-                "ascending numbers, at least two"
+                "ascending numbers, at least two, and whose shares are one fewer"
             )
             return Limits.ink_range
         return float(edges[0]), float(edges[-1])
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
 
 
 def _is_number(value: object) -> bool:
