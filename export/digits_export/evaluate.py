@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from sklearn.metrics import classification_report, confusion_matrix
 
 from digits_export import calibration, convert, package
 from digits_export.data import Floats, Images, Labels, Split, to_vectors
@@ -21,66 +22,63 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def evaluate(folder: Path, test: Split, strangers: Images | None = None) -> dict[str, Any]:
+def evaluate(folder: Path, test: Split, others: Images | None = None) -> dict[str, Any]:
     """Measure a package on test images.
 
     Args:
         folder: The package.
         test: Images that neither training nor any choice has seen.
-        strangers: (n, 28, 28) uint8 images that are not digits, to count how many are refused.
+        others: (n, 28, 28) uint8 out-of-distribution images, to count on how many it abstains.
+
+    Raises:
+        PackageError: The folder is no package, or has other classes than the images.
     """
-    opened = convert.session(folder / "model.onnx")
-    properties = package.read_properties(opened)
-    thresholds = package.Abstain(**properties["abstain"])
-    probabilities, scores = convert.run(opened, test.vectors)
-    guesses = probabilities.argmax(axis=1)
-    refused = thresholds.flags(probabilities, scores)
+    opened, properties = package.open_graph(folder)
+    labels, thresholds = properties["labels"], package.Abstain(**properties.get("abstain", {}))
+    if test.labels.max() >= len(labels):
+        raise package.PackageError(
+            f"{folder} has {len(labels)} classes, the test images labels up to {test.labels.max()}"
+        )
+    outputs = convert.run(opened, test.vectors)
+    probabilities = outputs[0]
+    guesses, abstained = probabilities.argmax(axis=1), thresholds.flags(*outputs)
     # The graph's logits were divided by the temperature; multiplied again they are what training left.
-    before = calibration.soften(probabilities, 1 / properties["temperature"])
+    temperature = properties.get("temperature", 1.0)
+    before = calibration.soften(probabilities, 1 / temperature)
+    right = guesses == test.labels
     figures = {
-        "training": properties["training"],
+        "training": properties.get("training", {}),
         "images": len(test),
-        "accuracy": float((guesses == test.labels).mean()),
-        "classes": per_class(guesses, test.labels),
-        "confusion": confusion(guesses, test.labels).tolist(),
+        "accuracy": float(right.mean()),
+        "classes": per_class(guesses, test.labels, labels),
+        "confusion": confusion_matrix(test.labels, guesses, labels=range(len(labels))).tolist(),
         "calibration": {
-            "temperature": properties["temperature"],
+            "temperature": temperature,
             "ece_before": calibration.expected_calibration_error(before, test.labels),
             "ece": calibration.expected_calibration_error(probabilities, test.labels),
             "negative_log_likelihood": calibration.negative_log_likelihood(probabilities, test.labels),
             "bins_before": calibration.reliability(before, test.labels),
             "bins": calibration.reliability(probabilities, test.labels),
         },
-        "abstain": properties["abstain"]
-        | {
-            "digits_refused": float(refused.mean()),
-            "accuracy_on_the_rest": float((guesses == test.labels)[~refused].mean()),
-        },
+        "abstain": properties.get("abstain", {})
+        | {"abstained": float(abstained.mean()), "selective_accuracy": float(right[~abstained].mean())},
         "robustness": robustness(opened, test),
     }
-    if strangers is not None:
-        flagged = thresholds.flags(*convert.run(opened, to_vectors(strangers)))
-        figures["abstain"] |= {"strangers": len(strangers), "strangers_refused": float(flagged.mean())}
+    if others is not None:
+        flagged = thresholds.flags(*convert.run(opened, to_vectors(others)))
+        figures["abstain"] |= {
+            "out_of_distribution": len(others),
+            "out_of_distribution_abstained": float(flagged.mean()),
+        }
     return figures
 
 
-def confusion(guesses: npt.NDArray[np.int64], labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the (10, 10) counts of images by true digit (row) and answer (column)."""
-    counts = np.zeros((10, 10), np.int64)
-    np.add.at(counts, (labels, guesses), 1)
-    return counts
-
-
-def per_class(guesses: npt.NDArray[np.int64], labels: Labels) -> list[dict[str, float]]:
-    """Return precision, recall, F1 and support of each digit; 0 where a digit was never answered or never shown."""
-    counts = confusion(guesses, labels)
-    report = []
-    for digit in range(10):
-        hits, answered, shown = (int(n) for n in (counts[digit, digit], counts[:, digit].sum(), counts[digit].sum()))
-        precision, recall = hits / max(answered, 1), hits / max(shown, 1)
-        f1 = 2 * hits / max(answered + shown, 1)
-        report.append({"digit": digit, "precision": precision, "recall": recall, "f1": f1, "support": shown})
-    return report
+def per_class(guesses: npt.NDArray[np.int64], labels: Labels, names: list[str]) -> dict[str, dict[str, float]]:
+    """Return precision, recall, F1 and support of each class, and their macro and weighted averages."""
+    report = classification_report(
+        labels, guesses, labels=range(len(names)), target_names=names, output_dict=True, zero_division=0
+    )
+    return {name: row for name, row in report.items() if isinstance(row, dict)}
 
 
 def robustness(opened: Any, test: Split) -> dict[str, list[dict[str, float]]]:

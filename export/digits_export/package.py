@@ -7,42 +7,49 @@ will be served. Thresholds and temperature come from the validation images; the 
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits_export import calibration, convert, models, outlier
-from digits_export.data import SUMS, to_vectors
+from digits_export import byte_graph, calibration, convert, models, outlier
+from digits_export.data import CLASSES, SUMS, Fault, to_vectors
+from digits_export.quantization import put_on_grid
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from digits_export.data import Floats, Mnist, Split
     from digits_export.recipe import Recipe
     from digits_export.training import History
 
-REFUSED = 0.004  # share of validation digits that each of the two abstain rules may refuse: under 1 % together
-GOLDEN_PER_CLASS = 10
+ABSTAINED = 0.004  # share of validation digits on which each of the two rules abstains: under 1 % together
+REFERENCE_PER_CLASS = 10
+QUANTIZED_BY = 20_000  # training images whose correlations tell how weights are rounded; more change nothing
 INK_BINS = 20
 TOOLS = ("keras", "numpy", "onnx", "onnxruntime", "tensorflow", "tensorflow-cpu", "tf2onnx")
+
+
+class PackageError(Fault):
+    """A folder that is no package, or a package that isn't what the command needs: the message says why."""
 
 
 @dataclass(frozen=True)
 class Abstain:
     """When to say "I don't know": confidence below, or outlier score above, its threshold."""
 
-    confidence: float
-    outlier_score: float
+    confidence: float = 0.0
+    outlier_score: float = float("inf")
 
-    def flags(self, probabilities: Floats, scores: Floats) -> Any:
-        """Return (n,) bool: which rows abstain."""
-        return (probabilities.max(axis=1) < self.confidence) | (scores > self.outlier_score)
+    def flags(self, probabilities: Floats, scores: Floats | None = None) -> Any:
+        """Return (n,) bool: on which rows it abstains; without scores, by confidence alone."""
+        unsure = probabilities.max(axis=1) < self.confidence
+        return unsure if scores is None else unsure | (scores > self.outlier_score)
 
 
-def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Path) -> None:
-    """Write `model.onnx`, `model.keras`, `model.h5`, `golden.npz` and `history.json` into `folder`.
+def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Path, *, threads: int = 1) -> None:
+    """Write `model.onnx`, `bytes.onnx`, `model.keras`, `model.h5`, `reference.npz` and `history.json` into `folder`.
 
     The model's last layer is rescaled on the way: its files and the graph all answer calibrated probabilities.
 
@@ -51,7 +58,10 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     learn, validate = data.held_out(recipe.fit.validation_share)
-    temperature = calibration.fit_temperature(models.predict(model, validate.vectors), validate.labels)
+    if recipe.first_layer_bits:
+        kernel = model.layers[0].kernel
+        kernel.assign(put_on_grid(kernel.numpy(), learn.vectors[:QUANTIZED_BY], recipe.first_layer_bits))
+    temperature = calibration.helpful_temperature(models.predict(model, validate.vectors), validate.labels)
     models.scale_logits(model, 1 / temperature)
     models.save(model, folder)
     density = outlier.fit(learn.vectors)
@@ -76,22 +86,44 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
         "training": facts,
         "reference": drift_reference(learn),
     }
-    convert.annotate(graph, {f"digits.{key}": json.dumps(value) for key, value in properties.items()})
-    np.savez_compressed(folder / "golden.npz", **golden(model, data.test))
-    (folder / "history.json").write_text(json.dumps(asdict(history)) + "\n")
+    convert.annotate(graph, properties)
+    byte_graph.write(graph, folder / "bytes.onnx")
+    convert.check_bytes(graph, folder / "bytes.onnx", validate.images)
+    np.savez_compressed(folder / "reference.npz", **reference_outputs(model, data.test))
+    where = {"trained_on": {"machine": _machine(), "threads": threads}}
+    (folder / "history.json").write_text(json.dumps(asdict(history) | where) + "\n")
+
+
+def open_graph(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Return a package's graph, open for inference, and what it says of itself, without the `digits.` prefix.
+
+    Raises:
+        PackageError: The folder holds no graph that can be opened, or one without labels.
+    """
+    graph = folder / "model.onnx"
+    if not graph.is_file():
+        raise PackageError(f"{folder} is no package: it has no model.onnx")
+    try:
+        opened = convert.session(graph)
+        properties = read_properties(opened)
+    except Exception as error:  # onnxruntime's errors have no base class
+        raise PackageError(f"{graph} can't be opened: {' '.join(str(error).split())[:300]}") from error
+    if "labels" not in properties:
+        raise PackageError(f"{graph} has no digits.labels: digits-export import makes a package of it")
+    return opened, properties
 
 
 def read_properties(opened: Any) -> dict[str, Any]:
     """Return what a package's open session says of itself, without the `digits.` prefix."""
-    stored = opened.get_modelmeta().custom_metadata_map
-    return {key.removeprefix("digits."): json.loads(value) for key, value in stored.items()}
+    stored = opened.get_modelmeta().custom_metadata_map.items()
+    return {key.removeprefix("digits."): json.loads(value) for key, value in stored if key.startswith("digits.")}
 
 
 def choose_abstain(probabilities: Floats, scores: Floats) -> Abstain:
-    """Return thresholds that each refuse the least sure 0.4 % of these held-out digits."""
+    """Return thresholds that each abstain on the least sure 0.4 % of these held-out digits."""
     return Abstain(
-        confidence=round(float(np.quantile(probabilities.max(axis=1), REFUSED)), 4),
-        outlier_score=round(float(np.quantile(scores, 1 - REFUSED)), 2),
+        confidence=round(float(np.quantile(probabilities.max(axis=1), ABSTAINED)), 4),
+        outlier_score=round(float(np.quantile(scores, 1 - ABSTAINED)), 2),
     )
 
 
@@ -99,6 +131,9 @@ def training_facts(recipe: Recipe, history: History, model: Any) -> dict[str, An
     """Return how the network came to be; what differs between two runs of it (such as the time) stays out."""
     facts = {
         "recipe": recipe.name,
+        "summary": recipe.summary,
+        "augmented": recipe.deformation.is_active,
+        "dataset": "MNIST",
         "seed": recipe.seed,
         "epochs": history.epochs,
         "parameters": model.count_params(),
@@ -112,8 +147,8 @@ def training_facts(recipe: Recipe, history: History, model: Any) -> dict[str, An
     return facts
 
 
-def drift_reference(learn: Split) -> dict[str, Any]:
-    """Return what live traffic is compared with: mean image, spread of mean ink, and how often each digit occurs."""
+def drift_reference(learn: Split, classes: int = CLASSES) -> dict[str, Any]:
+    """Return what live traffic is compared with: mean image, spread of mean ink, and how often each class occurs."""
     vectors = learn.vectors
     counts, edges = np.histogram(vectors.mean(axis=1), INK_BINS)
     return {
@@ -122,15 +157,23 @@ def drift_reference(learn: Split) -> dict[str, Any]:
             "edges": [round(float(edge), 5) for edge in edges],
             "shares": [round(float(share), 5) for share in counts / counts.sum()],
         },
-        "class_shares": [round(float(share), 5) for share in np.bincount(learn.labels, minlength=10) / len(learn)],
+        "class_shares": [round(float(share), 5) for share in np.bincount(learn.labels, minlength=classes) / len(learn)],
     }
 
 
-def golden(model: Any, test: Split) -> dict[str, Any]:
+def reference_outputs(model: Any, test: Split) -> dict[str, Any]:
     """Return ten test images of each digit and Keras' answers to them, for servers to check themselves by."""
-    rows = np.concatenate([np.flatnonzero(test.labels == digit)[:GOLDEN_PER_CLASS] for digit in range(10)])
+    rows = np.concatenate([np.flatnonzero(test.labels == digit)[:REFERENCE_PER_CLASS] for digit in range(10)])
     inputs = test.images[rows].reshape(len(rows), -1)
     return {"inputs": inputs, "probabilities": models.predict(model, to_vectors(inputs))}
+
+
+def _machine() -> str:
+    """Return the processor's name, as Linux tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def _accuracy(opened: Any, split: Split) -> float:

@@ -6,21 +6,22 @@ a recipe's name.
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import cattrs
+from cattrs.v import transform_error
+
+from digits_export.data import Fault
 from digits_export.deform import Deformation
 
 FOLDER = Path(__file__).parent / "recipes"
 
-T = TypeVar("T")
 
-
-class RecipeError(ValueError):
+class RecipeError(Fault, ValueError):
     """A recipe that can't be trained: the message names the field, its value and what is allowed."""
 
 
@@ -38,7 +39,7 @@ class Layer:
     units: int = 0
     """Neurons of a dense layer or filters of a convolution."""
     rate: float = 0.0
-    """Share of activations a dropout layer silences while training."""
+    """Dropout rate."""
     kernel: int = 3
     """Side of a convolution's window in pixels."""
     stride: int = 1
@@ -142,6 +143,17 @@ class Recipe:
     deformation: Deformation = field(default_factory=Deformation)
     last_deformation: Deformation = field(default_factory=Deformation)
     """Takes the place of `deformation` in the last `fit.last_epochs` epochs."""
+    first_layer_bits: int = 0
+    """Width of the integers, sign included, on whose grid the first layer's weights are put; 0 leaves them as they are.
+
+    7 is exact on every processor, see `byte_graph`.
+    """
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        first = self.network.layers[0].kind if self.network.layers else "none"
+        _require(self.first_layer_bits in {0, 7}, "first_layer_bits", self.first_layer_bits, "0 or 7")
+        _require(self.first_layer_bits == 0 or first == "dense", "the first layer", first, "dense, to be quantized")
 
     def deformation_at(self, epoch: int) -> Deformation:
         """Return the ranges that hold in an epoch, counted from 0."""
@@ -164,7 +176,7 @@ def load(name: str) -> Recipe:
         raise RecipeError(f"recipe is {name!r}, allowed: {', '.join(names())}, or the path of a .toml file")
     try:
         return parse(tomllib.loads(path.read_text("utf-8")))
-    except (RecipeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, OSError) as error:  # also what is neither UTF-8 nor TOML
         raise RecipeError(f"{path.name}: {error}") from error
 
 
@@ -172,31 +184,32 @@ def parse(mapping: dict[str, Any]) -> Recipe:
     """Build a recipe from nested mappings.
 
     Raises:
-        RecipeError: A field is unknown, missing, of the wrong type or out of range.
+        RecipeError: Fields are unknown, missing, of the wrong type or out of range; the message names all of them.
     """
-    return _build(Recipe, mapping, "")
+    try:
+        return _CONVERTER.structure(mapping, Recipe)
+    except cattrs.BaseValidationError as error:
+        faults = (fault.rsplit(" @ ", 1) for fault in transform_error(error, "", _describe))
+        raise RecipeError("; ".join(f"{where.lstrip('.')}: {what}".lstrip(": ") for what, where in faults)) from error
 
 
-def _build(cls: type[T], value: Any, where: str) -> T:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{where} is {value!r}, allowed: a table")
-    hints = typing.get_type_hints(cls)
-    if unknown := sorted(set(value) - set(hints)):
-        raise RecipeError(f"{where}{unknown[0]} is unknown, allowed: {', '.join(hints)}")
-    required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory}  # type: ignore[arg-type]
-    if missing := sorted(required - set(value)):
-        raise RecipeError(f"{where}{missing[0]} is missing")
-    return cls(**{key: _convert(hints[key], item, f"{where}{key}") for key, item in value.items()})
+def _describe(error: BaseException, kind: Any) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        allowed = ", ".join(getattr(error.cl, "__dataclass_fields__", ()))
+        return f"{', '.join(sorted(error.extra_fields))} is unknown, allowed: {allowed}"
+    if isinstance(error, (TypeError, AttributeError)):  # a number where a table or a list belongs
+        return f"allowed: {'a list' if typing.get_origin(kind) is tuple else 'a table'}"
+    return "is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value, f"{where}.")
-    if typing.get_origin(hint) is tuple:
-        _require(isinstance(value, list), where, value, "a list")
-        inner = typing.get_args(hint)[0]
-        return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
-    if hint is float and type(value) is int:
-        value = float(value)
-    _require(type(value) is hint, where, value, f"a value of type {hint.__name__}")
+def _strict(value: Any, kind: type) -> Any:
+    """Take values of exactly this type (and whole numbers as floats): cattrs would make an int of "7"."""
+    if kind is float and type(value) is int:
+        return float(value)
+    _require(type(value) is kind, "the value", value, f"a value of type {kind.__name__}")
     return value
+
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+for _kind in (bool, int, float, str):
+    _CONVERTER.register_structure_hook(_kind, _strict)

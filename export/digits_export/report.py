@@ -1,78 +1,101 @@
 """A package's report: figures as JSON, pictures as PNG, both in one self-contained page, and the model card.
 
-Made from the `.onnx` that will be served and from the training's history; run it again at any time.
+Made from the `.onnx` that is served; run it again at any time. What can't be measured again where it runs (the
+training, out-of-distribution images that aren't at hand) stays as it was found.
 """
 
 from __future__ import annotations
 
 import base64
-import html
+import hashlib
 import io
 import json
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_export import convert, evaluate, figures
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from digits_export import byte_graph, convert, evaluate, figures, package
 from digits_export.data import to_vectors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from digits_export.data import Images, Split
-    from digits_export.recipe import Recipe
 
-MISTAKES = 60  # shown in the gallery; more would be a wall
+MISCLASSIFIED = 60  # shown in the gallery; more would be a wall
 DPI = 80
-
+ELSEWHERE = ("out_of_distribution", "out_of_distribution_abstained")  # figures that need images of another source
 TITLES = {
     "curves": "Training and validation",
     "confusion": "Confusion matrix",
-    "samples": "Sample digits with labels and answers",
-    "mistakes": "Misclassified digits, the surest first, with the three likeliest answers",
+    "samples": "Sample images with labels and answers",
+    "misclassified": "Misclassified images, the surest first, with the three likeliest answers",
     "calibration": "Calibration",
-    "abstain": "Saying “I don't know”",
-    "robustness": "Accuracy under deformation",
+    "abstain": "Abstaining",
+    "robustness": "Accuracy under distortion",
 }
 
 
-def write(
-    folder: Path, recipe: Recipe, test: Split, strangers: Images | None = None, *, threads: int = 1
-) -> dict[str, Any]:
+def write(folder: Path, test: Split, others: Images | None = None, *, title: str = "") -> dict[str, Any]:
     """Write `report/` and `README.md` into a package's folder and return the figures.
 
     Args:
         folder: The package.
-        recipe: What it was made by.
         test: The test images.
-        strangers: (n, 28, 28) uint8 images that are not digits, if there are any to measure with.
-        threads: Threads that it was trained with, for the card.
+        others: (n, 28, 28) uint8 out-of-distribution images, if there are any to measure with.
+        title: Of page and card; the folder's model and version if not given.
+
+    Raises:
+        PackageError: The folder is no package.
     """
-    history = json.loads((folder / "history.json").read_text())
-    measured = evaluate.evaluate(folder, test, strangers)
-    measured |= {"recipe_summary": recipe.summary, "training_seconds": history["seconds"], "history": history["curves"]}
+    measured = evaluate.evaluate(folder, test, others)
     target = folder / "report"
+    stored = target / "report.json"
+    measured["graph_sha256"] = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    earlier = json.loads(stored.read_text()) if stored.is_file() else {}
+    kept = {}
+    if earlier.get("graph_sha256") == measured["graph_sha256"] and others is None:
+        kept = {name: earlier["abstain"][name] for name in ELSEWHERE if name in earlier["abstain"]}
+    measured["abstain"] |= kept
+    history = folder / "history.json"
+    if history.is_file():
+        told = json.loads(history.read_text())
+        measured |= {"training_seconds": told["seconds"], "history": told["curves"]}
     target.mkdir(exist_ok=True)
-    (target / "report.json").write_text(json.dumps(measured, indent=1) + "\n")
-    pictures = {name: to_png(figure) for name, figure in _draw(folder, measured, test, strangers).items()}
-    for name, png in pictures.items():
+    stored.write_text(json.dumps(measured, indent=1) + "\n")
+    drawn = {name: to_png(figure) for name, figure in _draw(folder, measured, test, others).items()}
+    if kept:
+        drawn["abstain"] = (target / "abstain.png").read_bytes()  # shows more than could be drawn now
+    for name, png in drawn.items():
         (target / f"{name}.png").write_bytes(png)
-    (target / "index.html").write_text(_page(folder, measured, pictures), "utf-8")
-    (folder / "README.md").write_text(_card(folder, measured, threads), "utf-8")
+    page = _render("page.html.j2", folder, title, measured, pictures=drawn)
+    (target / "index.html").write_text(page, "utf-8")
+    write_card(folder, measured, title=title)
     return measured
 
 
-def _draw(folder: Path, measured: dict[str, Any], test: Split, strangers: Images | None) -> dict[str, Any]:
-    opened = convert.session(folder / "model.onnx")
-    digits = convert.run(opened, test.vectors)
-    others = None if strangers is None else convert.run(opened, to_vectors(strangers))
-    return {
-        "curves": figures.curves(measured["history"]),
-        "confusion": figures.confusion(measured["confusion"]),
-        "samples": figures.samples(test, digits[0]),
-        "mistakes": figures.mistakes(test, digits[0], evaluate.worst(digits[0], test.labels, MISTAKES)),
+def write_card(folder: Path, measured: dict[str, Any] | None = None, *, title: str = "") -> None:
+    """Write `README.md`, the model card, which without figures says that they are unknown."""
+    (folder / "README.md").write_text(_render("card.md.j2", folder, title, measured or {}), "utf-8")
+
+
+def _draw(folder: Path, measured: dict[str, Any], test: Split, others: Images | None) -> dict[str, Any]:
+    opened, properties = package.open_graph(folder)
+    labels, digits = properties["labels"], convert.run(opened, test.vectors)
+    worst = evaluate.worst(digits[0], test.labels, MISCLASSIFIED)
+    pictures = {
+        "confusion": figures.confusion(measured["confusion"], labels),
+        "samples": figures.samples(test, digits[0], labels),
+        "misclassified": figures.misclassified(test, digits[0], labels, worst),
         "calibration": figures.calibration(measured["calibration"]),
-        "abstain": figures.abstain(measured["abstain"], digits, others),
         "robustness": figures.robustness(measured["robustness"]),
     }
+    if "history" in measured:
+        pictures["curves"] = figures.curves(measured["history"], augmented=measured["training"].get("augmented", False))
+    if "confidence" in measured["abstain"]:
+        foreign = None if others is None else convert.run(opened, to_vectors(others))
+        pictures["abstain"] = figures.abstain(measured["abstain"], digits, foreign)
+    return {name: pictures[name] for name in TITLES if name in pictures}
 
 
 def to_png(figure: Any) -> bytes:
@@ -83,97 +106,69 @@ def to_png(figure: Any) -> bytes:
 
 
 def results(measured: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the figures that matter, named and formatted, for the page and the card."""
+    """Return the figures that matter, named and rounded for people."""
     training, abstain, calibration = measured["training"], measured["abstain"], measured["calibration"]
-    rows = [
-        (
-            "test accuracy (10,000 images)" if measured["images"] == 10_000 else "test accuracy",
-            f"{measured['accuracy']:.2%}",
-        ),
-        ("validation accuracy", f"{training['validation_accuracy']:.2%}"),
-        ("training accuracy (images undeformed)", f"{training['train_accuracy']:.2%}"),
-        ("parameters", f"{training['parameters']:,}"),
-        ("training", f"{training['epochs']} epochs, {measured['training_seconds'] / 60:.1f} minutes"),
-        (
-            "expected calibration error",
-            f"{calibration['ece']:.2%} (before temperature: {calibration['ece_before']:.2%})",
-        ),
-        ("temperature, folded into the weights", f"{calibration['temperature']:g}"),
-        ("abstains when", f"confidence < {abstain['confidence']:g} or outlier score > {abstain['outlier_score']:g}"),
-        ("coverage, and accuracy there", f"{1 - abstain['digits_refused']:.2%}, {abstain['accuracy_on_the_rest']:.2%}"),
-    ]
-    if "strangers" in abstain:
-        rows.append(("Fashion-MNIST images refused", f"{abstain['strangers_refused']:.2%} of {abstain['strangers']:,}"))
+    rows = [(f"test accuracy ({measured['images']:,} images)", f"{measured['accuracy']:.2%}")]
+    if "validation_accuracy" in training:
+        rows += [
+            ("validation accuracy", f"{training['validation_accuracy']:.2%}"),
+            ("training accuracy (images not augmented)", f"{training['train_accuracy']:.2%}"),
+            ("parameters", f"{training['parameters']:,}"),
+        ]
+    if "training_seconds" in measured:
+        rows.append(("training", f"{training['epochs']} epochs, {measured['training_seconds'] / 60:.1f} minutes"))
+    if calibration["temperature"] == 1:
+        rows.append(("expected calibration error", f"{calibration['ece']:.2%} (no temperature made it smaller)"))
+    else:
+        rows += [
+            (
+                "expected calibration error",
+                f"{calibration['ece']:.2%} (before temperature scaling: {calibration['ece_before']:.2%})",
+            ),
+            ("temperature, part of the graph", f"{calibration['temperature']:g}"),
+        ]
+    if "confidence" in abstain:
+        rule = f"confidence < {abstain['confidence']:g}"
+        rule += f" or outlier score > {abstain['outlier_score']:g}" if "outlier_score" in abstain else ""
+        rows += [
+            ("abstains when", rule),
+            ("abstained", f"{abstain['abstained']:.2%}"),
+            ("selective accuracy", f"{abstain['selective_accuracy']:.2%}"),
+        ]
+    if "out_of_distribution" in abstain:
+        rate = f"{abstain['out_of_distribution_abstained']:.2%} of {abstain['out_of_distribution']:,}"
+        rows.append(("Fashion-MNIST images abstained on", rate))
     return rows
 
 
-def _title(folder: Path) -> str:
-    return f"{folder.resolve().parent.name} {folder.resolve().name}"
-
-
-def _page(folder: Path, measured: dict[str, Any], pictures: dict[str, bytes]) -> str:
-    facts = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in results(measured))
-    classes = "".join(
-        f"<tr><th>{row['digit']}"
-        + "".join(f"<td>{row[name]:.4f}" for name in ("precision", "recall", "f1"))
-        + f"<td>{row['support']}"
-        for row in measured["classes"]
+def _render(
+    template: str, folder: Path, title: str, measured: dict[str, Any], pictures: dict[str, bytes] | None = None
+) -> str:
+    _, properties = package.open_graph(folder)
+    history, derived = folder / "history.json", folder / "bytes.onnx"
+    environment = Environment(
+        loader=PackageLoader("digits_export"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    images = "".join(
-        f'<h2>{TITLES[name]}</h2><img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        for name, png in pictures.items()
+    return environment.get_template(template).render(
+        title=title or f"{folder.resolve().parent.name} {folder.resolve().name}",
+        summary=properties.get("training", {}).get("summary", "an imported model"),
+        source=properties.get("source"),
+        labels=properties["labels"],
+        training=properties.get("training", {}),
+        trained_on=json.loads(history.read_text()).get("trained_on") if history.is_file() else None,
+        results=results(measured) if measured else [],
+        classes=measured.get("classes", {}),
+        abstain=properties.get("abstain", {}),
+        bytes=byte_graph.first_layer_of(derived) if derived.is_file() else None,
+        files=[
+            (path.name, path.stat().st_size)
+            for path in sorted(folder.glob("*.onnx")) + sorted(folder.glob("model.[hk]*"))
+        ],
+        pictures={name: base64.b64encode(png).decode() for name, png in (pictures or {}).items()},
+        titles=TITLES,
     )
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{_title(folder)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse }} th, td {{ padding: .2rem .8rem; text-align: left }}
-img {{ max-width: 100% }}
-</style>
-<h1>{_title(folder)}</h1>
-<p>{html.escape(measured["recipe_summary"])}. All figures are of <code>model.onnx</code>, run by onnxruntime.</p>
-<table>{facts}</table>
-<h2>Classification report</h2>
-<table><tr><th>digit<th>precision<th>recall<th>F1<th>images{classes}</table>
-{images}
-</html>
-"""
-
-
-def _card(folder: Path, measured: dict[str, Any], threads: int) -> str:
-    title, training = _title(folder), measured["training"]
-    facts = "\n".join(f"| {name} | {value} |" for name, value in results(measured))
-    sizes = "\n".join(f"| `{path.name}` | {path.stat().st_size:,} |" for path in sorted(folder.glob("model.*")))
-    return f"""# {title}
-
-Recognises one handwritten digit in 28 by 28 pixels: {measured["recipe_summary"]}.
-
-Made, measured and proven by one command, on {_machine()} with {threads} thread{"s" if threads > 1 else ""}:
-
-    digits-export train --recipe {training["recipe"]} --threads {threads} --out models/{title.replace(" ", "/")}
-
-| what | result |
-|---|---|
-{facts}
-
-Every figure is of `model.onnx` run by onnxruntime; thresholds and temperature were chosen on validation images.
-More, with pictures: [report](report/index.html).
-
-| file | bytes |
-|---|---|
-{sizes}
-
-Input `vectors`: float32 `[batch, 784]`, row by row, 0 background … 1 ink, preprocessed as MNIST is (ink bright, fitted
-into 20 by 20, its centre of mass in the middle). Outputs `probabilities` `[batch, 10]`, calibrated, and `outlier_score`
-`[batch]`. It knows single digits written by Americans in the 1990s; it has not been measured on others.
-
-Trained on MNIST (Yann LeCun, Corinna Cortes, Christopher J. C. Burges, 1998; CC BY-SA 3.0).
-"""
-
-
-def _machine() -> str:
-    """Return the processor's name, as Linux tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

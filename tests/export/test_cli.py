@@ -23,20 +23,23 @@ def run(monkeypatch, sample, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments, **environment):
-        environment = {"DIGITS_EXPORT_THREADS": "1", "DIGITS_EXPORT_NOT_DIGITS": str(tmp_path / "none")} | environment
+        environment = {
+            "DIGITS_EXPORT_THREADS": "1",
+            "DIGITS_EXPORT_OUT_OF_DISTRIBUTION": str(tmp_path / "none"),
+        } | environment
         return CliRunner().invoke(command.cli, arguments, env=environment, catch_exceptions=False)
 
     return invoke
 
 
 def test_train_makes_a_whole_package_and_shows_an_example(run, tmp_path):
-    """One command trains, exports, proves and reports, then draws a digit with the probabilities of its answer."""
+    """One command trains, exports, verifies and reports, then draws a digit with the probabilities of its answer."""
     done = run("train", "--recipe", "ann-script", "--epochs", "1")
     assert done.exit_code == 0
     assert "test accuracy" in done.stdout
     assert "%%" in done.stdout
     files = {path.name for path in (tmp_path / "out" / "ann-script" / "1").iterdir()}
-    assert files >= {"model.onnx", "model.keras", "model.h5", "golden.npz", "report", "README.md"}
+    assert files >= {"model.onnx", "model.keras", "model.h5", "bytes.onnx", "reference.npz", "report", "README.md"}
 
 
 def test_export_evaluate_and_report_start_from_what_is_there(run, tmp_path):

@@ -47,12 +47,14 @@ def test_keras_and_hdf5_and_onnx_agree(small_package, opened, sample, batch):
         assert np.abs(models.predict(model, vectors) - served).max() <= 1e-5
 
 
-def test_golden_answers_are_what_the_graph_gives(small_package, opened):
-    """A server that loads the package gets Keras' own answers to the golden images, ten of each digit."""
-    with np.load(small_package / "golden.npz") as stored:
-        golden = dict(stored)
-    assert (golden["inputs"].shape, golden["inputs"].dtype) == ((100, 784), np.uint8)
-    assert np.abs(convert.run(opened, data.to_vectors(golden["inputs"]))[0] - golden["probabilities"]).max() <= 1e-5
+def test_reference_outputs_are_what_the_graph_gives(small_package, opened):
+    """A server that loads the package gets Keras' own answers to the reference inputs, ten of each digit."""
+    with np.load(small_package / "reference.npz") as stored:
+        reference = dict(stored)
+    assert (reference["inputs"].shape, reference["inputs"].dtype) == ((100, 784), np.uint8)
+    assert (
+        np.abs(convert.run(opened, data.to_vectors(reference["inputs"]))[0] - reference["probabilities"]).max() <= 1e-5
+    )
 
 
 def test_metadata_tells_the_server_what_it_needs(opened):
@@ -70,8 +72,8 @@ def test_metadata_tells_the_server_what_it_needs(opened):
     assert properties["training"]["test_accuracy"] > 0.85
 
 
-def test_the_abstain_thresholds_refuse_few_digits(opened, sample):
-    """At most one in a hundred held-out digits is refused by the two rules together."""
+def test_the_abstain_thresholds_abstain_on_few_digits(opened, sample):
+    """At most one in a hundred held-out digits is abstained on by the two rules together."""
     thresholds = package.Abstain(**package.read_properties(opened)["abstain"])
     _, validate = sample.held_out(0.1)
     assert thresholds.flags(*convert.run(opened, validate.vectors)).mean() <= 0.01

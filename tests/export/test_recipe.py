@@ -31,15 +31,19 @@ BASE = {"name": "x", "summary": "x", "network": {"layers": [{"kind": "dense", "u
     ("change", "message"),
     [
         ({"colour": 1}, "colour is unknown, allowed: name, summary"),
-        ({"seed": "7"}, "seed is '7', allowed: a value of type int"),
+        ({"seed": "7"}, "seed: the value is '7', allowed: a value of type int"),
+        ({"seed": -7}, "seed is -7, allowed: 0 or more"),
+        ({"seed": True}, "seed: the value is True, allowed: a value of type int"),
+        ({"first_layer_bits": 8}, "first_layer_bits is 8, allowed: 0 or 7"),
+        ({"fit": {"epochs": "x", "batch_size": 0.5}}, r"fit.epochs: .*'x'.*; fit.batch_size: .*0.5"),
         ({"fit": {"epochs": 0}}, "epochs is 0, allowed: 1 or more"),
         ({"fit": {"epochs": 2, "warmup_epochs": 2}}, r"warmup_epochs is 2.0, allowed: 0 <= warmup_epochs < epochs"),
-        ({"fit": 3}, "fit. is 3, allowed: a table"),
+        ({"fit": 3}, "fit: allowed: a table"),
         ({"network": {"layers": [{"kind": "lstm"}]}}, "kind is 'lstm', allowed: dense, conv, dropout, flatten"),
         ({"network": {"layers": [{"kind": "dense"}]}}, "dense.units is 0, allowed: 1 or more"),
         ({"network": {"layers": [], "input_shape": [27, 27]}}, r"input_shape is \[27, 27\]"),
-        ({"network": {"layers": 3}}, "network.layers is 3, allowed: a list"),
-        ({"network": {}}, "network.layers is missing"),
+        ({"network": {"layers": 3}}, "network.layers: allowed: a list"),
+        ({"network": {}}, "network.layers: is missing"),
         ({"targets": {"integer_labels": True, "smoothing": 0.1}}, "integer_labels is True"),
     ],
 )
@@ -56,6 +60,9 @@ def test_a_recipe_of_ones_own_is_read_from_its_path(tmp_path):
     assert recipe.load(str(path)).network.layers[0].units == 8
     path.write_text("name = ")
     with pytest.raises(recipe.RecipeError, match=r"mine\.toml"):
+        recipe.load(str(path))
+    path.write_bytes('name = "é"'.encode("latin-1"))
+    with pytest.raises(recipe.RecipeError, match=r"mine\.toml: 'utf-8' codec can't decode"):
         recipe.load(str(path))
 
 

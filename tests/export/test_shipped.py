@@ -11,7 +11,7 @@ import pytest
 from digits_export import calibration, convert, data, models, package, recipe
 
 MODELS = Path(__file__).parents[2] / "models"
-PROMISED = {"digits-mlp/1": 0.9920, "digits-cnn/1": 0.9960}  # test accuracy
+PROMISED = {"digits-mlp/2": 0.9942, "digits-cnn/1": 0.9960}  # test accuracy
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
 
@@ -36,25 +36,25 @@ def answers(opened, test_images):
 def test_it_reaches_its_promised_accuracy(shipped, opened, answers, test_images):
     """The served file answers the test images as well as promised, and exactly as well as its metadata says."""
     accuracy = (answers[0].argmax(axis=1) == test_images.labels).mean()
-    assert accuracy >= PROMISED[shipped]
     # Another CPU sums in another order: one image on the fence may fall to the other side.
+    assert accuracy >= PROMISED[shipped] - 1.5e-4
     assert accuracy == pytest.approx(package.read_properties(opened)["training"]["test_accuracy"], abs=1.5e-4)
 
 
 def test_its_probabilities_can_be_believed(answers, test_images):
-    """The expected calibration error on the test images is at most half a percent."""
-    assert calibration.expected_calibration_error(answers[0], test_images.labels) <= 0.005
+    """The expected calibration error on the test images is at most a quarter of a percent."""
+    assert calibration.expected_calibration_error(answers[0], test_images.labels) <= 0.0025
 
 
-def test_it_refuses_few_digits(opened, answers):
-    """At most one test digit in a hundred is refused, and thresholds are those in the file."""
+def test_it_abstains_on_few_digits(opened, answers):
+    """At most one test digit in a hundred is abstained on, and thresholds are those in the file."""
     thresholds = package.Abstain(**package.read_properties(opened)["abstain"])
     assert thresholds.flags(*answers).mean() <= 0.01
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_it_refuses_most_of_what_is_no_digit(opened):
-    """At least nine in ten images of clothes are refused."""
+def test_it_abstains_on_most_of_what_is_no_digit(opened):
+    """It abstains on at least nine in ten images of clothes."""
     clothes = data.to_vectors(data.parse_images(data.read_idx_bytes(FASHION, "t10k-images-idx3-ubyte")))
     thresholds = package.Abstain(**package.read_properties(opened)["abstain"])
     assert thresholds.flags(*convert.run(opened, clothes)).mean() >= 0.9
@@ -72,11 +72,11 @@ def test_all_its_files_answer_alike(shipped, opened, test_images, batch):
         assert np.abs(models.predict(model, vectors) - served).max() <= 1e-5
 
 
-def test_its_golden_answers_hold(shipped, opened):
-    """The golden images get the golden answers."""
-    with np.load(MODELS / shipped / "golden.npz") as golden:
-        answered = convert.run(opened, data.to_vectors(golden["inputs"]))[0]
-        assert np.abs(answered - golden["probabilities"]).max() <= 1e-5
+def test_its_reference_outputs_hold(shipped, opened):
+    """The reference inputs get the reference outputs."""
+    with np.load(MODELS / shipped / "reference.npz") as reference:
+        answered = convert.run(opened, data.to_vectors(reference["inputs"]))[0]
+        assert np.abs(answered - reference["probabilities"]).max() <= 1e-5
 
 
 def test_its_recipe_is_in_the_library(shipped, opened):
