@@ -231,7 +231,7 @@ async def test_cancel_storm_touches_nobody_else(start, record_property):
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = pb_grpc.DigitClassifierStub(channel)
         await asyncio.gather(*(caller(stub) for _ in range(64)))
-    ran, unwanted = server.metric("digits_batch_size_sum"), server.metric("digits_unwanted_total")
+    ran, unwanted = server.metric("digits_batch_size_sum"), server.metric("digits_cancelled_images_total")
     record_property("outcomes", {**outcomes, **unanswered, "ran": ran, "unwanted": unwanted})
     assert set(outcomes) == {"right"}
     assert set(unanswered) == {"left"}

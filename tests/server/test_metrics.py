@@ -1,6 +1,7 @@
 """Metrics: arrays are counted as prometheus_client counts numbers, and those of several workers add up."""
 
 import pickle
+import threading
 from types import SimpleNamespace
 
 import grpc
@@ -101,6 +102,21 @@ def test_worker_that_never_reported_leaves_nothing(aggregate, page):
     """One that dies before its first report changes nothing."""
     aggregate.retire(4)
     assert page.get_sample_value("c_total", {"a": "x"}) == 5
+
+
+def test_scrape_shows_what_workers_say_now():
+    """Workers are asked at each scrape; of one that does not answer, as of one that ends, the last report stays."""
+    aggregate = Aggregate(lambda: threading.Thread(target=answer).start() or [1, 2])
+
+    def answer():
+        aggregate.update(1, worker(count=5), was_asked=True)
+        aggregate.retire(2)
+
+    aggregate.update(1, worker(count=1))
+    aggregate.update(2, worker(count=2))
+    registry = CollectorRegistry()
+    registry.register(aggregate)
+    assert registry.get_sample_value("c_total", {"a": "x"}) == 7
 
 
 def test_exemplars_lead_to_traces(page):

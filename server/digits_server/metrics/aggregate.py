@@ -15,6 +15,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+ANSWER_S = 0.5
+"""Time for workers to answer a scrape; one that hangs must not hold it up."""
 Samples = list[Metric]
 """What a process has measured so far."""
 GAUGES: Mapping[str, Callable[[float, float], float]] = {
@@ -28,27 +30,40 @@ class Aggregate(Collector):
     """The sum over workers, by their last reports. Counters and histograms of the dead stay, their gauges go.
 
     The rule is that of prometheus_client's MultiProcessCollector, without its files. May be called on any thread.
+
+    Args:
+        ask: Asks workers for a report, and returns their process ids.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, ask: Callable[[], Iterable[int]] = lambda: ()) -> None:
+        self._ask = ask
+        self._changed = threading.Condition()
+        self._answered: set[int] = set()
         self._living: dict[int, Samples] = {}  # by process id
         self._dead: Samples = []
 
-    def update(self, pid: int, samples: Samples) -> None:
+    def update(self, pid: int, samples: Samples, *, was_asked: bool = False) -> None:
         """Take a worker's report: all that it has measured so far."""
-        with self._lock:
+        with self._changed:
             self._living[pid] = samples
+            if was_asked:
+                self._answered.add(pid)
+                self._changed.notify_all()
 
     def retire(self, pid: int) -> None:
         """Keep what a worker has counted; it has ended."""
-        with self._lock:
+        with self._changed:
             counted = [metric for metric in self._living.pop(pid, []) if metric.type != "gauge"]
             self._dead = merge([*self._dead, *counted])
+            self._answered.add(pid)
+            self._changed.notify_all()
 
     def collect(self) -> Samples:
-        """Return the sums."""
-        with self._lock:
+        """Return the sums, of what workers say now; of those that don't answer soon, what they said last."""
+        with self._changed:
+            self._answered.clear()
+            asked = set(self._ask())
+            self._changed.wait_for(lambda: asked <= self._answered, ANSWER_S)
             return merge([*self._dead, *(metric for metrics in self._living.values() for metric in metrics)])
 
 

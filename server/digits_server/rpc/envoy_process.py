@@ -187,8 +187,8 @@ class Envoy:
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Close the port, let each answer send its client elsewhere (GOAWAY), and wait for the calls in flight."""
-        for path in ("/healthcheck/fail", "/drain_listeners"):
-            await self._ask("POST", path)
+        for command in ("/healthcheck/fail", "/drain_listeners"):
+            await self._ask("POST", command)
         is_finished = await within(grace_s, finished)
         with contextlib.suppress(TimeoutError):  # what is left then are endless streams (health watches)
             async with asyncio.timeout(FLUSH_S):

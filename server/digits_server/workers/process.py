@@ -29,6 +29,7 @@ class Command(enum.Enum):
 
     DRAIN = enum.auto()
     RELOAD = enum.auto()
+    REPORT = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Report:
     """The worker's event loop turns, and this is what it has measured."""
 
     samples: Samples
+    was_asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Worker:
         self.missed = 0
         """Ticks of the supervisor since its last report."""
         self._on_message = on_message
+        self._lock = threading.Lock()
         self._process, self._connection = start()
         self.pid = self._process.pid
         self.send(config)
@@ -118,9 +121,10 @@ class Worker:
         return time.monotonic() - self.ready_at if self.ready else 0.0
 
     def send(self, message: Config | Command) -> None:
-        """Tell it something, if it is still there."""
+        """Tell it something, if it is still there. May be called on any thread."""
         try:
-            self._connection.send(message)
+            with self._lock:
+                self._connection.send(message)
         except OSError:
             log.debug("worker is gone", extra={"worker_pid": self.pid})
 

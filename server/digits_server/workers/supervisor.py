@@ -89,7 +89,7 @@ class Supervisor:
         self._stops = 0  # signals to stop so far
         self._next_tick = 0.0
         self._is_announced = self._has_failed = False
-        self._measured = Aggregate()
+        self._measured = Aggregate(self._ask_for_reports)
         self._page = Page(
             self._measured,
             workers_ready=lambda: sum(worker.serves for worker in self._workers.copy()),
@@ -172,7 +172,7 @@ class Supervisor:
         match message:
             case Report():
                 worker.missed = 0
-                self._measured.update(worker.pid, message.samples)
+                self._measured.update(worker.pid, message.samples, was_asked=message.was_asked)
             case Ready():
                 worker.ready, worker.ready_at = message, time.monotonic()
                 self._announce()
@@ -218,6 +218,12 @@ class Supervisor:
             self._is_announced = True
             pids = [os.getpid(), *(worker.pid for worker in self._workers)]
             announce(self._config, ready[0], self._admin.address, pids)
+
+    def _ask_for_reports(self) -> list[int]:
+        serving = [worker for worker in self._workers.copy() if worker.ready]
+        for worker in serving:
+            worker.send(Command.REPORT)
+        return [worker.pid for worker in serving]
 
     def _tell_all(self, command: Command) -> None:
         for worker in self._workers:

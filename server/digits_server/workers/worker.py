@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
@@ -98,7 +99,12 @@ async def _serve(config: Config, file: int) -> int:
         reports = asyncio.create_task(report())
         try:
             server = Server(config, metrics)
-            threading.Thread(target=_obey, args=(pipe, server, loop, config), name="commands", daemon=True).start()
+            commands = {
+                Command.DRAIN: server.stop,
+                Command.RELOAD: server.reload,
+                Command.REPORT: lambda: tell(Report(list(metrics.collect()), was_asked=True)),
+            }
+            threading.Thread(target=_obey, args=(pipe, commands, loop, config), name="commands", daemon=True).start()
             return await server.run(tell, lambda: tell(Draining()))
         except SettingRefused as error:
             tell(error)
@@ -111,14 +117,18 @@ async def _serve(config: Config, file: int) -> int:
             tell(Report(list(metrics.collect())))
 
 
-def _obey(pipe: Connection, server: Server, loop: asyncio.AbstractEventLoop, config: Config) -> None:
+def _obey(
+    pipe: Connection,
+    commands: Mapping[Command, Callable[[], None]],
+    loop: asyncio.AbstractEventLoop,
+    config: Config,
+) -> None:
     """Hand on the supervisor's commands. Without a supervisor there is nothing to serve for."""
-    commands = {Command.DRAIN: server.stop, Command.RELOAD: server.reload}
     try:
         while True:
             loop.call_soon_threadsafe(commands[pipe.recv()])
     except (EOFError, OSError):
-        loop.call_soon_threadsafe(server.stop)
+        loop.call_soon_threadsafe(commands[Command.DRAIN])
         time.sleep(config.grace_s + EXIT_S)
         os._exit(1)  # the event loop hangs, and nobody is left to end this process
 
