@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def open_standard_files() -> None:
     """Open those of the standard files that are closed, on nothing; else sockets would get their numbers."""
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(opened, True)  # noqa: FBT003 - or those of workers would be closed
     os.close(opened)
 
 
