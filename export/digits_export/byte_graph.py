@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from digits_export.data import Floats
 
 PIXELS = 784
+OUTPUTS = ("digits", "confidences", "probabilities", "flags", "ink")
 BLANK, INVERTED, OUT_OF_RANGE, LOW_CONFIDENCE = 1, 2, 4, 8
 BLANK_BELOW, INVERTED_ABOVE = 1.5 / PIXELS, 0.5  # of mean ink, as the server has them for images of floats
 AFFINE = {"MatMul", "Gemm", "Add", "Sub", "Reshape", "Flatten", "Identity"}

@@ -53,12 +53,22 @@ def helpful_temperature(probabilities: Floats, labels: Labels) -> float:
     best = fit_temperature(probabilities, labels)
     least = _losses(soften(probabilities, best), labels)
     for temperature in np.geomspace(1, best, 50):
-        worse = _losses(soften(probabilities, float(temperature)), labels) - least
-        if worse.mean() <= worse.std() / np.sqrt(len(labels)):
+        if is_as_good(_losses(soften(probabilities, float(temperature)), labels), least):
             break
     scaled = expected_calibration_error(soften(probabilities, float(temperature)), labels)
     helps = scaled < expected_calibration_error(probabilities, labels)
     return float(f"{temperature:.3g}") if helps else 1.0
+
+
+def best_losses(probabilities: Floats, labels: Labels) -> Floats:
+    """Return -ln p(label) of each image under the likeliest temperature: what is known, however surely it is said."""
+    return _losses(soften(probabilities, fit_temperature(probabilities, labels)), labels)
+
+
+def is_as_good(losses: Floats, least: Floats) -> bool:
+    """Return whether the mean of losses is within one standard error of that of the least, image by image."""
+    worse = losses - least
+    return bool(worse.mean() <= worse.std() / np.sqrt(len(worse)))
 
 
 def reliability(probabilities: Floats, labels: Labels) -> list[dict[str, float]]:

@@ -47,3 +47,11 @@ def test_always_sure_and_half_right_is_half_wrong():
     labels = np.array([0, 1] * 50)
     assert calibration.expected_calibration_error(probabilities, labels) == pytest.approx(0.5)
     assert calibration.reliability(probabilities, labels) == [{"share": 1.0, "confidence": 1.0, "accuracy": 0.5}]
+
+
+def test_a_temperature_that_validation_does_not_ask_for_is_left_out(honest):
+    """Calibrated probabilities keep the temperature 1; overconfident ones get one that makes the error smaller."""
+    probabilities, labels = honest
+    assert calibration.helpful_temperature(probabilities, labels) == pytest.approx(1, abs=0.02)
+    sharp = calibration.soften(probabilities, 0.5)
+    assert 1.8 < calibration.helpful_temperature(sharp, labels) <= calibration.fit_temperature(sharp, labels)

@@ -1,0 +1,289 @@
+"""Model packages of other makers' models: read, adapted in the graph, measured where labels allow it, written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from digits_export import adapt, byte_graph, calibration, convert, foreign, package
+from digits_export.adapt import SCALINGS, Scaling
+from digits_export.data import Split, to_vectors
+from digits_export.data import load as load_mnist
+from digits_export.foreign import ForeignModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from digits_export.data import Floats, Labels
+
+TOLERANCE = 1e-4  # as the server's, of its reference outputs
+REFERENCES = 100
+TRIED = 1000  # labelled images by which the scaling of pixels is found
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with labels to measure a model by, and whose they are."""
+
+    name: str
+    images: Split
+    """Choices (temperature, threshold) are made on every other one."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to import, and what the user says of it."""
+
+    source: Path
+    name: str
+    version: int | None = None
+    """The next free one if not given."""
+    labels: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    """Found out if not given."""
+    data: Labelled | None = None
+
+
+def import_model(order: Order, models: Path, tell: Callable[[str], None] = lambda _line: None) -> dict[str, Any]:
+    """Write the package of a foreign model into `models/<name>/<version>/` and return what was found and measured.
+
+    Raises:
+        ForeignModelError: The model, or what was said of it, can't be used; nothing is written.
+    """
+    target = _target(order, models)
+    tell(f"reading {order.source}")
+    model = foreign.read(order.source)
+    wanted = adapt.find_input(model)
+    scaling, why = _find_scaling(order, model, wanted)
+    references = _reference_images(order.data)
+    raw = _answer(model, wanted, scaling, to_vectors(references))
+    kind, decided = adapt.find_output(raw, model.proto.graph)
+    labels = _labels(order, model, raw.shape[1])
+    found = {
+        "input": f"{' x '.join(map(str, wanted.shape))} {wanted.kind}, pixels {scaling.name} ({why})",
+        "output": f"{kind} of {len(labels)} classes: {decided}",
+    }
+    tell(f"input: {found['input']}")
+    tell(f"output: {found['output']}")
+
+    facts: dict[str, Any] = {"labels": labels, "input_range": [0.0, 1.0]}
+    temperature = 1.0
+    if order.data:
+        tell(f"measuring on {len(order.data.images):,} images of {order.data.name}")
+        probabilities = adapt.to_probabilities(_answer(model, wanted, scaling, order.data.images.vectors), kind)
+        facts |= _measure(order.data, probabilities, len(labels))
+        temperature = facts["temperature"]
+    proto = adapt.assemble(model.proto, wanted, scaling, kind, len(labels), temperature)
+    expected = adapt.to_probabilities(raw, kind, temperature)
+    source = {
+        "file": order.source.name,
+        "sha256": _sum(order.source),
+        "reference_by": model.maker,
+        "pixels": {"factor": scaling.factor, "offset": scaling.offset},
+    }
+    scratch = target.with_name(f".{target.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        facts["source"] = source | found
+        difference = _write(scratch, proto, facts, references, expected)
+        from digits_export import report  # noqa: PLC0415  (matplotlib takes a second)
+
+        title = f"{order.name} {target.name}"
+        if order.data:
+            report.write(scratch, order.data.images, title=title)
+        else:
+            report.write_card(scratch, title=title)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return (
+        {"package": str(target), "labels": labels, "reference_by": model.maker}
+        | found
+        | {"measured": _told(facts, difference, model.maker)}
+    )
+
+
+def _told(facts: dict[str, Any], difference: float, maker: str) -> dict[str, str]:
+    """Return what was measured, rounded for people."""
+    told = {"same as the original": f"to {difference:.0e}, by {maker}"}
+    if "training" not in facts:
+        return told | {"accuracy, calibration, threshold": "unknown (measured with --data)"}
+    return told | {
+        "accuracy": f"{facts['training']['test_accuracy']:.2%}",
+        "temperature": f"{facts['temperature']:g}",
+        "abstains below confidence": f"{facts['abstain']['confidence']:.2f}",
+    }
+
+
+def read_labels(text: str) -> list[str]:
+    """Return labels from a file, one a line, or from a list with commas.
+
+    Raises:
+        ForeignModelError: The file isn't text.
+    """
+    path = Path(text)
+    if not path.is_file():
+        return [label.strip() for label in text.split(",")]
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ForeignModelError(f"labels in {path} are not UTF-8, allowed: one label a line") from error
+
+
+def read_labelled(text: str, folder: Path) -> Labelled:
+    """Return MNIST's test images, or those of an .npz file.
+
+    Raises:
+        ForeignModelError: The file has no such arrays.
+        DataError: MNIST can't be had.
+    """
+    if text == "mnist":
+        return Labelled("MNIST's test images", load_mnist(folder).test)
+    try:
+        with np.load(text) as stored:
+            images = next((stored[name] for name in ("images", "x_test", "x") if name in stored), None)
+            labels = next((stored[name] for name in ("labels", "y_test", "y") if name in stored), None)
+            names = list(stored)
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise ForeignModelError(f"data is {text!r}, allowed: mnist, or an .npz file ({error})") from error
+    if images is None or labels is None:
+        raise ForeignModelError(f"{text} has arrays {names}, allowed: images and labels")
+    count = len(images)
+    if images.dtype != np.uint8 or images.size != count * 784 or labels.shape != (count,) or count < 2:
+        raise ForeignModelError(
+            f"{text} has images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}, allowed: "
+            "uint8 (n, 28, 28) and integers (n,)"
+        )
+    return Labelled(Path(text).name, Split(images.reshape(count, 28, 28), labels.astype(np.int64)))
+
+
+def _target(order: Order, models: Path) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", order.name):
+        raise ForeignModelError(f"name is {order.name!r}, allowed: letters, digits, '.', '_' and '-'")
+    there = {int(path.name) for path in (models / order.name).glob("*") if path.name.isdecimal()}
+    version = order.version or max(there, default=0) + 1
+    if version in there:
+        raise ForeignModelError(f"{models / order.name / str(version)} is there; name another --version, or none")
+    return models / order.name / str(version)
+
+
+def _answer(model: foreign.ForeignModel, wanted: adapt.Wanted, scaling: Scaling, vectors: Floats) -> Floats:
+    """Return the original's (n, classes) answers to (n, 784) vectors in [0, 1]."""
+    try:
+        answers = np.asarray(model.answer(wanted.images(vectors, scaling)))
+    except Exception as error:  # each framework has its own
+        reason = " ".join(str(error).split())[:300]
+        raise ForeignModelError(f"it can't be run on images of shape {wanted.shape}: {reason}") from error
+    if answers.ndim != 2 or answers.shape[1] < 2 or len(answers) != len(vectors):
+        raise ForeignModelError(
+            f"its answers to {len(vectors)} images have shape {answers.shape}, allowed: (n, classes) with 2 or more"
+        )
+    return answers
+
+
+def _find_scaling(order: Order, model: foreign.ForeignModel, wanted: adapt.Wanted) -> tuple[Scaling, str]:
+    """Return how the model wants its pixels, and how that was decided."""
+    if order.scaling:
+        return order.scaling, "as told"
+    if wanted.scaling:
+        return wanted.scaling, "by its type" if wanted.kind.kind in "iu" else "the graph scales them itself"
+    if order.data is None:
+        raise ForeignModelError(
+            "which range its pixels have can't be told from the graph; say --scale 1/255 (0 ... 1) or --scale 1 "
+            "(0 ... 255), with --mean and --std if it wants them normalised, or give labelled images with --data"
+        )
+    some = order.data.images.take(slice(0, TRIED))
+    losses = {}
+    for scaling in SCALINGS:
+        raw = _answer(model, wanted, scaling, some.vectors)
+        kind, _ = adapt.find_output(raw, model.proto.graph)
+        _check_labels(some.labels, raw.shape[1], order.data.name)
+        losses[scaling] = calibration.best_losses(adapt.to_probabilities(raw, kind), some.labels)
+    best = min(SCALINGS, key=lambda scaling: float(losses[scaling].mean()))
+    chosen = next(scaling for scaling in SCALINGS if calibration.is_as_good(losses[scaling], losses[best]))
+    means = {scaling: float(losses[scaling].mean()) for scaling in SCALINGS}
+    other = min((scaling for scaling in SCALINGS if scaling != chosen), key=lambda scaling: means[scaling])
+    told = ", ".join(f"{means[scaling]:.3g} as {scaling.name}" for scaling in (chosen, other))
+    return chosen, f"of {len(SCALINGS)} ways tried; log loss {told}"
+
+
+def _check_labels(labels: Labels, classes: int, name: str) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ForeignModelError(
+            f"labels of {name} go from {labels.min()} to {labels.max()}, allowed: 0 to {classes - 1}, as it has "
+            f"{classes} classes"
+        )
+
+
+def _labels(order: Order, model: foreign.ForeignModel, classes: int) -> list[str]:
+    labels = list(order.labels) or model.labels or [str(number) for number in range(classes)]
+    if len(labels) != classes:
+        raise ForeignModelError(f"there are {len(labels)} labels, allowed: {classes}, one for each class")
+    if len(set(labels)) != classes:
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ForeignModelError(f"label {twice!r} is there twice, allowed: each once")
+    return labels
+
+
+def _reference_images(data: Labelled | None) -> Any:
+    """Return (n, 784) uint8 images to prove a server right by: of each class some, else blobs of ink by chance."""
+    if data:
+        per_class = max(1, REFERENCES // len(np.unique(data.images.labels)))
+        rows = [np.flatnonzero(data.images.labels == label)[:per_class] for label in np.unique(data.images.labels)]
+        return data.images.images[np.concatenate(rows)].reshape(-1, 784)
+    coarse = np.random.default_rng(0).random((REFERENCES, 7, 7)) ** 4
+    return (255 * coarse.repeat(4, axis=1).repeat(4, axis=2)).astype(np.uint8).reshape(-1, 784)
+
+
+def _measure(data: Labelled, probabilities: Floats, classes: int) -> dict[str, Any]:
+    """Return accuracy, temperature, threshold and drift reference as metadata."""
+    _check_labels(data.images.labels, classes, data.name)
+    choose = slice(0, None, 2)
+    temperature = calibration.helpful_temperature(probabilities[choose], data.images.labels[choose])
+    confident = calibration.soften(probabilities, temperature).max(axis=1)
+    accuracy = float((probabilities.argmax(axis=1) == data.images.labels).mean())
+    return {
+        "temperature": temperature,
+        "abstain": {"confidence": round(float(np.quantile(confident[choose], package.ABSTAINED)), 4)},
+        "training": {"test_accuracy": round(accuracy, 5), "dataset": data.name, "images": len(data.images)},
+        "reference": package.drift_reference(data.images, classes),
+    }
+
+
+def _write(folder: Path, proto: Any, facts: dict[str, Any], images: Any, expected: Floats) -> float:
+    """Write both graphs and the reference outputs; return how far the graph is from the original."""
+    import onnx  # noqa: PLC0415
+
+    graph = folder / "model.onnx"
+    onnx.save(proto, graph)
+    convert.annotate(graph, facts)
+    opened = convert.session(graph)
+    difference = float(np.abs(convert.run(opened, to_vectors(images))[0] - expected).max())
+    alone = np.concatenate([convert.run(opened, to_vectors(image[None]))[0] for image in images[:7]])
+    difference = max(difference, float(np.abs(alone - expected[:7]).max()))
+    if not difference <= TOLERANCE:
+        raise ForeignModelError(
+            f"the graph's probabilities differ from the original's by {difference:.1e}, allowed: {TOLERANCE:.0e}"
+        )
+    np.savez_compressed(folder / "reference.npz", inputs=images, probabilities=expected)
+    with suppress(onnx.onnx_cpp2py_export.checker.ValidationError, onnx.shape_inference.InferenceError):
+        byte_graph.write(graph, folder / "bytes.onnx")
+        convert.check_bytes(graph, folder / "bytes.onnx", images)
+    return difference
+
+
+def _sum(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files with their names."""
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            total.update(file.read_bytes())
+    return total.hexdigest()
