@@ -39,7 +39,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         row = _requests.prepare(image) if _arrays.is_array(image) else await asyncio.to_thread(_requests.prepare, image)
         data, is_float = _requests.encoded(row)
         self._usable()
-        return await self._coalescer.classify(data, deadline, is_float=is_float)
+        return await self._coalescer.classify(bytes(data), deadline, is_float=is_float)
 
     async def classify_many(
         self, images: npt.NDArray[np.generic] | Iterable[ImageLike], *, timeout_s: float | None = None

@@ -45,7 +45,7 @@ class BaseClient(Generic[TransportT]):
             raise ValueError(f"tls: {tls!r}; allowed are Tls(...), or None for plain text")  # noqa: TRY004 - as all
         self._timeout_s = seconds(timeout_s)
         version = str(version) if _is_whole(version) else version
-        self._options = _codec.Options(_text("model", model), _text("version", version))
+        self._options = _codec.options(_text("model", model), _text("version", version))
         token = _token(token)
         options: list[tuple[str, int | str]] = []
         target = _address.target(server)

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 
 from digits_client import _codec
-from digits_client._codec import Options
 from digits_client._errors import Cancelled, DeadlineExceeded, InvalidRequest, again
 from digits_client._results import Prediction
 
@@ -64,7 +63,7 @@ class Coalescer:
     def __init__(
         self,
         ask: Callable[[bytes, int, float], Awaitable[Sequence[Prediction]]],
-        options: Options,
+        options: bytes,
         max_in_flight: int,
     ) -> None:
         self._ask, self._options, self._max_in_flight = ask, options, max_in_flight

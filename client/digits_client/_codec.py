@@ -19,13 +19,8 @@ from digits.v1 import columns_pb2 as columns_pb
 from digits_client._errors import CallError, ServerFault, from_status
 
 _FLOAT32 = np.dtype("<f4")
-
-
-class Options(NamedTuple):
-    """What is the same in all requests of a client."""
-
-    model: str
-    version: str
+_PIXELS = columns_pb.ClassifyRequest(pixels=b"1").SerializeToString()[:1]  # the field's tag
+_VECTORS = columns_pb.ClassifyRequest(vectors=b"1").SerializeToString()[:1]
 
 
 class Columns(NamedTuple):
@@ -40,20 +35,31 @@ class Columns(NamedTuple):
     timing: pb.Timing | columns_pb.Timing
 
 
-def request(options: Options, images: bytes, *, is_float: bool) -> bytes:
-    """Return the bytes of a `ClassifyRequest`.
+def options(model: str, version: str) -> bytes:
+    """Return the bytes of those fields of a `ClassifyRequest` that are the same in all requests of a client."""
+    return columns_pb.ClassifyRequest(model=model, version=version).SerializeToString()
+
+
+def request(options: bytes, images: bytes | memoryview, *, is_float: bool) -> bytes:
+    """Return the bytes of a `ClassifyRequest`. The images, megabytes at times, are copied only once.
 
     Args:
-        options: Those of the client.
+        options: What `options` returned; bytes of messages put in a row are their merged message.
         images: n x 784 uint8, or n x 784 little-endian float32.
         is_float: Which of the two.
     """
-    return _request(options, images, is_float=is_float).SerializeToString()
+    length = memoryview(images).nbytes
+    size = bytearray()  # the length in base 128, https://protobuf.dev/programming-guides/encoding
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    size.append(length)
+    return b"".join((options, _VECTORS if is_float else _PIXELS, size, images))
 
 
-def stream_request(options: Options, images: bytes, *, is_float: bool) -> bytes:
-    """Return the bytes of a `ClassifyStreamRequest`: see `request`."""
-    return columns_pb.ClassifyStreamRequest(request=_request(options, images, is_float=is_float)).SerializeToString()
+def stream_request(request: bytes) -> bytes:
+    """Return the bytes of a `ClassifyStreamRequest` that carries a `ClassifyRequest`."""
+    return columns_pb.ClassifyStreamRequest(request=columns_pb.ClassifyRequest.FromString(request)).SerializeToString()
 
 
 def columns(answer: bytes, count: int) -> Columns:
@@ -86,12 +92,6 @@ def stream_answer(answer: bytes) -> Columns | CallError:
         return _any(pb.ClassifyStreamResponse.FromString(answer).response, 1)
     except DecodeError as error:
         raise _undecodable(error) from error
-
-
-def _request(options: Options, images: bytes, *, is_float: bool) -> columns_pb.ClassifyRequest:
-    if is_float:
-        return columns_pb.ClassifyRequest(model=options.model, version=options.version, vectors=images)
-    return columns_pb.ClassifyRequest(model=options.model, version=options.version, pixels=images)
 
 
 def _usual(message: columns_pb.ClassifyResponse, count: int) -> Columns | None:

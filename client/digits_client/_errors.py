@@ -18,8 +18,7 @@ DigitsError
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
 from typing import ClassVar
 
 import grpc
@@ -124,15 +123,30 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-@contextmanager
-def mapped_errors(hint: str = "") -> Iterator[None]:
-    """Raise our error `from` one of grpc's; `hint` follows the details where the server can't be reached."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error, hint) from error
-    except grpc.FutureCancelledError as error:
-        raise Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled") from error
+class Border:
+    """Raises our error `from` grpc's, around calls on a client's channels; one object for all of them.
+
+    Args:
+        hint: Follows the details where the server can't be reached.
+    """
+
+    def __init__(self, hint: str) -> None:
+        self.hint = hint
+        self.is_closed = False
+
+    def __enter__(self) -> None:
+        """Let nothing of grpc's through."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Map what was raised."""
+        if isinstance(error, grpc.RpcError):
+            raise from_rpc_error(error, self.hint) from error
+        if isinstance(error, grpc.FutureCancelledError):
+            raise Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled") from error
+        if self.is_closed and isinstance(error, ValueError | grpc.aio.UsageError):  # of channels just closed
+            raise ClientClosed("the client is closed") from error
+        if self.is_closed and isinstance(error, asyncio.CancelledError):  # so grpc.aio ends calls on a closed channel
+            raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed") from error
 
 
 def from_rpc_error(error: grpc.RpcError, hint: str = "") -> CallError:

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from digits_client import _arrays, _codec, _images
 from digits_client._arrays import PIXELS, Rows
-from digits_client._codec import Columns, Options
+from digits_client._codec import Columns
 from digits_client._errors import DigitsError, InvalidImage
 
 ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | _arrays.ArrayLike
@@ -30,20 +30,20 @@ class Stream:
     replaced by what was wrong when that answer comes. So no order has to be kept beside the stream's own.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: bytes) -> None:
         self._options = options
         self._unreadable: dict[int, InvalidImage] = {}
         self._sent = self._answered = 0
 
     def request(self, image: ImageLike) -> bytes:
         """Return the message that asks for an image."""
-        data, is_float = b"", False
+        data, is_float = memoryview(b""), False
         try:
             data, is_float = encoded(prepare(image))
         except InvalidImage as error:
             self._unreadable[self._sent] = error
         self._sent += 1
-        return _codec.stream_request(self._options, data, is_float=is_float)
+        return _codec.stream_request(_codec.request(self._options, data, is_float=is_float))
 
     def result(self, answer: bytes) -> Columns | DigitsError:
         """Return what the next answer says."""
@@ -104,13 +104,13 @@ def each(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
         raise InvalidImage(f"images: {_kind(images)}; allowed are an array, or any number of images") from None
 
 
-def encoded(rows: Rows) -> tuple[bytes, bool]:
+def encoded(rows: Rows) -> tuple[memoryview, bool]:
     """Return (n, 784) images as a request holds them, and whether they are floats."""
     is_float = rows.dtype != np.uint8
-    return (rows.astype("<f4", copy=False) if is_float else rows).tobytes(), is_float
+    return np.ascontiguousarray(rows, "<f4" if is_float else np.uint8).data, is_float
 
 
-def requests(rows: Rows, options: Options) -> Iterator[tuple[bytes, int]]:
+def requests(rows: Rows, options: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield the requests for (n, 784) images, each with the number of images in it."""
     for start in range(0, len(rows), IMAGES_PER_CALL):
         some = rows[start : start + IMAGES_PER_CALL]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import grpc
 
 from digits_client._channel import CHANNEL_OPTIONS, CLASSIFY_STREAM, Connection, callables
-from digits_client._errors import Cancelled, ClientClosed, mapped_errors
+from digits_client._errors import Border
 
 
 class Pending(Protocol):
@@ -71,25 +69,23 @@ class GrpcTransport:
             except TypeError as error:
                 raise ValueError(f"interceptors: {to.interceptors}; allowed are grpc's client interceptors") from error
         self._callables = itertools.cycle([callables(channel) for channel in self._channels])
-        self._is_closed = False
+        self._border = Border(to.hint)
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer to one message."""
-        with self._mapped_errors():
+        with self._border:
             answer: bytes = next(self._callables)[method](request, timeout=timeout_s, metadata=self._to.metadata)
         return answer
 
     def begin(self, method: str, request: bytes, timeout_s: float) -> Pending:
         """Send one message, and don't wait for the answer."""
-        with self._mapped_errors():
-            return _Pending(
-                next(self._callables)[method].future(request, timeout=timeout_s, metadata=self._to.metadata),
-                self._to.hint,
-            )
+        with self._border:
+            call = next(self._callables)[method].future(request, timeout=timeout_s, metadata=self._to.metadata)
+        return _Pending(call, self._border)
 
     def stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:
         """Yield the answers to a stream of messages, which grpc iterates in another thread."""
-        with self._mapped_errors():
+        with self._border:
             call = next(self._callables)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._to.metadata)
             try:
                 yield from call
@@ -98,27 +94,17 @@ class GrpcTransport:
 
     def close(self) -> None:
         """End the connections; calls in flight are cancelled."""
-        self._is_closed = True
+        self._border.is_closed = True
         for channel in self._channels:
             channel.close()
 
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            with mapped_errors(self._to.hint):
-                yield
-        except ValueError as error:  # grpc's, for a call on a channel that another thread has just closed
-            if self._is_closed:
-                raise ClientClosed("the client is closed") from error
-            raise
-
 
 class _Pending:
-    def __init__(self, call: Any, hint: str) -> None:
-        self._call, self._hint = call, hint
+    def __init__(self, call: Any, border: Border) -> None:
+        self._call, self._border = call, border
 
     def result(self) -> bytes:
-        with mapped_errors(self._hint):
+        with self._border:
             answer: bytes = self._call.result()
         return answer
 
@@ -139,17 +125,17 @@ class AsyncGrpcTransport:
             for _ in range(to.connections)
         ]
         self._callables = itertools.cycle([callables(channel) for channel in self._channels])
-        self._is_closed = False
+        self._border = Border(to.hint)
 
     async def call_async(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer to one message."""
-        with self._mapped_errors():
+        with self._border:
             answer: bytes = await next(self._callables)[method](request, timeout=timeout_s, metadata=self._to.metadata)
         return answer
 
     async def stream_async(self, requests: AsyncIterator[bytes], timeout_s: float) -> AsyncIterator[bytes]:
         """Yield the answers to a stream of messages."""
-        with self._mapped_errors():
+        with self._border:
             call = next(self._callables)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._to.metadata)
             try:
                 async for answer in call:
@@ -159,16 +145,6 @@ class AsyncGrpcTransport:
 
     async def close_async(self) -> None:
         """End the connections; calls in flight are cancelled."""
-        self._is_closed = True
+        self._border.is_closed = True
         for channel in self._channels:
             await channel.close()
-
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            with mapped_errors(self._to.hint):
-                yield
-        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
-            if self._is_closed:  # grpc cancels the tasks that wait for calls on a channel that is closed
-                raise Cancelled(grpc.StatusCode.CANCELLED, "the client was closed") from error
-            raise

@@ -11,10 +11,9 @@ from stub_server import Servicer, answer, serving, until
 
 from digits_client import AsyncDigitClient, Cancelled, DeadlineExceeded, InvalidImage, InvalidRequest, Overloaded
 from digits_client._coalesce import Coalescer
-from digits_client._codec import Options
 
 BLANK = np.zeros(784, np.uint8)
-OPTIONS = Options("", "")
+OPTIONS = b""
 
 
 def image(number):

@@ -6,7 +6,7 @@ import pytest
 from digits.v1 import classifier_pb2 as pb
 from digits_client import InvalidRequest, ServerFault, _codec, _requests
 
-OPTIONS = _codec.Options("m", "1")
+OPTIONS = _codec.options("m", "1")
 
 
 def response(count, classes=10, **fields):
@@ -52,7 +52,7 @@ def test_requests_are_those_of_the_contract(dtype, count):
     field = {"vectors": rows.ravel().tolist()} if is_float else {"pixels": rows.tobytes()}
     expected = pb.ClassifyRequest(model="m", version="1", **field)
     assert pb.ClassifyRequest.FromString(_codec.request(OPTIONS, data, is_float=is_float)) == expected
-    streamed = _codec.stream_request(OPTIONS, data, is_float=is_float)
+    streamed = _codec.stream_request(_codec.request(OPTIONS, data, is_float=is_float))
     assert pb.ClassifyStreamRequest.FromString(streamed).request == expected
 
 
