@@ -66,7 +66,9 @@ def ask_for_model(environment: Environment, **_: Any) -> None:
         models = pb_grpc.DigitClassifierStub(channel).ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models
     for model in models:  # sorted: the last of the default model is its latest version
         if model.is_default:
-            MODEL.update(name=model.name, version=model.version, test_accuracy=model.test_accuracy)
+            MODEL.update(
+                name=model.name, version=model.version, test_accuracy=model.test_accuracy or math.nan
+            )  # 0: not known
 
 
 @events.report_to_master.add_listener
