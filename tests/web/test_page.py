@@ -460,6 +460,14 @@ def test_live_panel_shows_the_service(page):
     expect(page.locator("#requests + svg polyline")).to_have_attribute("points", SOMETHING)
 
 
+def test_answers_cut_off_do_no_harm(page):
+    """An answer that is no JSON counts as no answer: the page says so, and goes on asking."""
+    page.route("**/api/stats", lambda route: route.fulfill(body='{"source": '))
+    expect(page.locator("#live-note")).to_contain_text("answer can’t be read, status 200")
+    page.unroute("**/api/stats")
+    expect(page.locator("#live-note")).to_contain_text("All callers")
+
+
 def test_server_away_is_said_and_recovery_needs_no_reload(visit, tmp_path):
     """When the server goes the page says so, keeps the drawing, and has the answer when the server is back."""
     server = start_server(ROOT / "models", tmp_path)
