@@ -13,9 +13,9 @@ export async function ask(path, picture) {
   } catch (error) {
     throw failure(`This page’s gateway does not answer (${error.message}).`, true);
   }
-  const body = await response.json().catch(() => ({}));
-  if (response.ok) return body;
-  throw failure(body.detail ?? `The gateway answers with status ${response.status}.`, response.status > 500);
+  const body = await response.json().catch(() => null);     // also where the connection ends before the answer does
+  if (response.ok && body) return body;
+  throw failure(body?.detail ?? `The gateway’s answer can’t be read, status ${response.status}.`, response.ok || response.status > 500);
 }
 
 /** Return a function that runs a job, one run at a time: whatever came while a run was under way is done in one next run. */
