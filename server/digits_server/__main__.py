@@ -69,7 +69,8 @@ def main(workers: int, **others: Any) -> None:
 
 def _serve(config: Config) -> int:
     # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
-    if config.workers == 1 and fronts.choose(config) == "grpcio":
+    front = fronts.choose(config)  # refuses what can't be, once and here
+    if config.workers == 1 and front == "grpcio":
         from digits_server.workers.worker import serve_alone  # noqa: PLC0415
 
         return serve_alone(config)
