@@ -93,7 +93,8 @@ click.version_option(package_name="digits-server")(main)
 
 def _serve(config: Config) -> int:
     # Only what is needed: onnxruntime takes long to import, and a supervisor has no use for it.
-    if fronts.choose(config) == "grpcio" and config.workers == 1:
+    front = fronts.choose(config)  # refuses what can't be, once and here
+    if config.workers == 1 and front == "grpcio":
         from digits_server.workers.worker import serve_alone  # noqa: PLC0415
 
         return serve_alone(config)

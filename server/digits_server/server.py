@@ -124,10 +124,12 @@ class Server:
                 raise
             log.warning("not ready", extra={"reason": str(error)})
 
+        for service in (classifier.DESCRIPTOR, open_inference.DESCRIPTOR):
+            self._rpcs.expect(service)
         server = self._front.server
         classifier.add_to_server(classifier.DigitClassifier(self._registry), server)
-        service = open_inference.InferenceService(self._registry, lambda: self.is_ready)
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+        inference = open_inference.InferenceService(self._registry, lambda: self.is_ready)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [classifier.SERVICE, open_inference.SERVICE, health.SERVICE_NAME]
         if self._config.channelz:

@@ -104,18 +104,18 @@ def test_internal_errors_are_found_by_request_and_trace(tmp_path, monkeypatch, t
     collector = Collector()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
     write_package(tmp_path / "models" / "toy" / "1")
-    code = (
-        "import sys; from digits_server.api import messages as converters; from digits_server.__main__ import main;"
-        "converters.response = lambda *_: 1 / 0; main()"
-    )
+    # Read by every Python that starts, also by one that is embedded.
+    fault = "from digits_server.api import messages\nmessages.response = lambda *_: 1 / 0\n"
+    (tmp_path / "sitecustomize.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [
                 sys.executable,
-                "-c",
-                code,
-                "--models",
-                str(tmp_path / "models"),
+                "-m",
+                "digits_server",
+                f"--models={tmp_path / 'models'}",
+                "--default-model=toy",
                 "--port=0",
                 "--metrics-port=0",
                 "--workers=1",

