@@ -298,7 +298,7 @@ def test_live_panel_shows_the_service(page):
     expect(page.locator("#p99")).to_contain_text("s")
     expect(page.locator("#requests")).to_contain_text("/s")
     expect(page.locator("#spark-requests polyline")).to_have_attribute("points", SOMETHING)
-    expect(page.locator("#model")).to_contain_text("digits-mlp/1")
+    expect(page.locator("#model")).to_contain_text("digits-mlp/2")
 
 
 def test_server_away_is_said_and_recovery_needs_no_reload(visit, tmp_path):
