@@ -154,8 +154,14 @@ def _onnx(path: Path) -> ForeignModel:
 
 def _take_out_maps(graph: Any) -> list[str]:
     """Have skl2onnx's classifiers answer tensors instead of dictionaries; return the labels that their nodes name."""
+    import onnx  # noqa: PLC0415
+
+    constants = {constant.name: constant for constant in graph.initializer}
     labels: list[str] = []
     for node in list(graph.node):
+        if node.op_type == "ArrayFeatureExtractor" and node.input[0] in constants:  # picks the label by its number
+            values = onnx.numpy_helper.to_array(constants[node.input[0]]).ravel().tolist()
+            labels = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
         for entry in node.attribute:
             if entry.name in {"classlabels_int64s", "classlabels_ints"}:
                 labels = [str(value) for value in entry.ints] or labels

@@ -224,7 +224,8 @@ def _check_labels(labels: Labels, classes: int, name: str) -> None:
 
 
 def _labels(order: Order, model: foreign.ForeignModel, classes: int) -> list[str]:
-    labels = list(order.labels) or model.labels or [str(number) for number in range(classes)]
+    numbers = [str(number) for number in range(classes)]
+    labels = list(order.labels) or (model.labels if len(model.labels) == classes else numbers)
     if len(labels) != classes:
         raise ForeignModelError(f"there are {len(labels)} labels, allowed: {classes}, one for each class")
     if len(set(labels)) != classes:

@@ -53,6 +53,14 @@ def test_export_evaluate_and_report_start_from_what_is_there(run, tmp_path):
     assert again == first
     assert json.loads(run("evaluate", "p", "--json").stdout)["accuracy"] == first["accuracy"]
     assert "index.html" in run("report", "p").stdout
+    told = run("evaluate", "p").stdout
+    assert f"{first['accuracy']:.2%}" in told
+    assert f"{first['calibration']['ece']:.2%}" in told
+    # What is finished is not overwritten unless asked.
+    refused = run("train", "--recipe", "ann-script", "--epochs", "1", "--out", "p")
+    assert (refused.exit_code, "p holds a finished package: add --force" in refused.stderr) == (2, True)
+    assert graph.read_bytes() == made
+    assert run("train", "--recipe", "ann-script", "--epochs", "1", "--out", "p", "--force").exit_code == 0
 
 
 def test_export_without_a_training_says_so(run):
@@ -82,7 +90,7 @@ def test_settings_come_from_the_environment_too(run):
     assert "0 is not in the range x>=1" in done.stderr
 
 
-@pytest.mark.parametrize("subcommand", ["data", "train", "export", "evaluate", "report", "tune"])
+@pytest.mark.parametrize("subcommand", ["data", "train", "export", "import", "evaluate", "report", "tune"])
 def test_help_names_every_option_with_its_variable(run, subcommand):
     """Help is complete: each option says what it does and which environment variable sets it."""
     text = " ".join(run(subcommand, "--help").stdout.split())
@@ -99,9 +107,12 @@ def test_data_tells_what_it_has(run):
     assert (told["folder"], told["train"], told["test"]) == ("d", 6000, 1000)
 
 
-@pytest.mark.parametrize("arguments", [["train", "--recipe", "nope"], ["data"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--recipe", "nope"], ["data"], ["evaluate", "."], ["report", "."], ["import", ".", "--name", "x"]],
+)
 def test_faults_that_a_user_can_mend_are_one_clear_line(tmp_path, arguments):
-    """No traceback for a mistyped recipe or missing images: a sentence on stderr and exit code 2."""
+    """No traceback for a mistyped recipe, missing images or a folder of something else: one sentence and exit code 2."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "KERAS_HOME": str(tmp_path)}
     code = (
         "from digits_export import __main__, data\n"
