@@ -139,6 +139,27 @@ async def test_streams_are_read_and_written_in_turn():
     assert exchange.messages == b"".join(map(frame, (b"a", b"a", b"bc", b"bc")))
 
 
+@pytest.mark.parametrize("has_tasks", [False, True])
+async def test_what_is_no_message_ends_a_stream(has_tasks, caplog):
+    """A compressed message ends a stream with its status, whichever task of the handler reads; that is no fault."""
+
+    async def read(requests, context):
+        async for request in requests:
+            await context.write(request)
+
+    async def read_in_a_task(requests, context):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(read(requests, context))
+            await asyncio.Event().wait()
+
+    exchange = Exchange(frame(b"a"), b"\x01\x00\x00\x00\x01x")
+    handler = grpc.stream_stream_rpc_method_handler(read_in_a_task if has_tasks else read)
+    async with asyncio.timeout(20):
+        assert await exchange.run(handler) == grpc.StatusCode.UNIMPLEMENTED.value[0]
+    assert exchange.messages == frame(b"a")
+    assert caplog.records == []
+
+
 async def test_status_message_and_metadata_pass_unchanged():
     """Text in a status is percent-encoded, binary metadata is base64; both ways."""
     seen = {}

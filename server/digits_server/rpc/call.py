@@ -64,8 +64,8 @@ class Call:
         self._is_aborted = False
         self._trailers: Headers = []
         self._news: asyncio.Future[dict[str, Any]] | None = None
-        self.reason = ""
-        """Why it was cancelled by us."""
+        self.cause: tuple[grpc.StatusCode, str] | None = None
+        """The status that it ends with, if it was cancelled by us."""
 
     def header(self, name: bytes) -> bytes:
         """Return the value of a header; empty: there is none."""
@@ -166,9 +166,10 @@ class Call:
     def look(self, now: float) -> None:
         """Cancel the call if its time is up or its caller has left. ASGI tells the latter only to those who ask."""
         if self._deadline is not None and now >= self._deadline:
-            self._cancel("Deadline Exceeded")
+            self.cancel((grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
         elif self._is_unary and not self._is_read and now - self.began > MESSAGE_S:
-            self._cancel(f"the request's message did not come within {MESSAGE_S:g} s")
+            text = f"the request's message did not come within {MESSAGE_S:g} s"
+            self.cancel((grpc.StatusCode.DEADLINE_EXCEEDED, text))
         elif not (self._is_reading or self._news or self._frames.is_full):
             self._news = asyncio.ensure_future(self._receive())
             self._news.add_done_callback(self._heard)
@@ -178,11 +179,12 @@ class Call:
         try:
             self._take(news.result())
         except ConnectionError:
-            self._cancel("")
+            self.cancel(None)
 
-    def _cancel(self, reason: str) -> None:
-        self.reason = reason
-        if self._task:
+    def cancel(self, cause: tuple[grpc.StatusCode, str] | None) -> None:
+        """Cancel the handler, whichever task of it calls."""
+        self.cause = cause
+        if self._task and self._task is not asyncio.current_task():
             self._task.cancel()
 
     # What follows is ServicerContext's.
@@ -236,7 +238,11 @@ class _Requests(AsyncIterator[Any]):
         self._call, self._deserialize = call, deserialize
 
     async def __anext__(self) -> Any:
-        message = await self._call.read()
+        try:
+            message = await self._call.read()
+        except Refused as refused:  # the end of the whole call, not something for its handler to see to
+            self._call.cancel((refused.code, refused.message))
+            raise asyncio.CancelledError from None
         if message is None:
             raise StopAsyncIteration
         return self._deserialize(message)

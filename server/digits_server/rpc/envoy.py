@@ -69,8 +69,8 @@ class Server:
         try:
             await (call.answer(handler) if handler else call.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
         except asyncio.CancelledError:
-            if call.reason:  # it was us; else the caller has left, or the process is ending
-                await call.end(grpc.StatusCode.DEADLINE_EXCEEDED, call.reason)
+            if call.cause:  # it was us; else the caller has left, or the process is ending
+                await call.end(*call.cause)
         except ConnectionError:
             pass  # the caller has left
         finally:
