@@ -112,7 +112,7 @@ def test_data_tells_what_it_has(run):
     [["train", "--recipe", "nope"], ["data"], ["evaluate", "."], ["report", "."], ["import", ".", "--name", "x"]],
 )
 def test_faults_that_a_user_can_mend_are_one_clear_line(tmp_path, arguments):
-    """No traceback for a mistyped recipe, missing images or a folder of something else: one sentence, exit code 2."""
+    """No traceback for a mistyped recipe, missing images or a wrong folder: one sentence and exit code 2."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "KERAS_HOME": str(tmp_path)}
     code = (
         "from digits_export import __main__, data\n"

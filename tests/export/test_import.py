@@ -130,6 +130,7 @@ def test_without_labelled_images_nothing_is_pretended(tmp_path):
     assert not (folder / "report").exists()
 
 
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # stopped early on purpose
 @pytest.mark.parametrize("scaling", adapt.SCALINGS[:4], ids=lambda scaling: scaling.name)
 def test_the_pixels_range_is_found_by_labelled_images(tmp_path, test_images, labelled, scaling):
     """A linear classifier of images scaled any common way is fed as it was taught."""
