@@ -61,10 +61,10 @@ export class Pad {
     this.#add({ picture, blob, name, isInk });
   }
 
-  /** Return what to send: a PNG or JPEG. */
+  /** Return what to send: a PNG or JPEG; of MNIST's own images their bytes, which nobody prepares again. */
   blob() {
     const [first] = this.#visible();
-    if (first?.picture) return first.blob;
+    if (first?.picture) return first.isInk && this.#detail === COARSE ? bytes(first.picture) : first.blob;
     const context = this.#smallContext, { sent } = this.#detail;
     this.#small.width = this.#small.height = sent;          // which clears it
     context.imageSmoothingQuality = "high";
@@ -195,6 +195,14 @@ function ink(context, { points, width }) {
   const [x, y] = points.at(-1);
   context.lineTo(x + 0.01, y);      // a line of no length would not be drawn, and a dot is a stroke
   context.stroke();
+}
+
+/** Return the ink of a 28 x 28 image, one byte for each pixel. */
+function bytes(picture) {
+  const context = new OffscreenCanvas(28, 28).getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const ink = context.getImageData(0, 0, 28, 28).data.filter((_, i) => i % 4 === 3);
+  return new Blob([ink], { type: "application/octet-stream" });
 }
 
 /** Draw a picture as large as it fits. */

@@ -4,9 +4,9 @@ const TIMEOUT_MS = 6000;            // a little more than the gateway's own; a g
 
 const failure = (sentence, isAway) => Object.assign(new Error(sentence), { isAway });
 
-/** Return the JSON at an API path; with a PNG or JPEG, post that. */
-export async function ask(path, picture) {
-  const post = picture && { method: "POST", headers: { "content-type": picture.type }, body: picture };
+/** Return the JSON at an API path; with a blob, post that. */
+export async function ask(path, blob) {
+  const post = blob && { method: "POST", headers: { "content-type": blob.type }, body: blob };
   let response;
   try {
     response = await fetch(`api/${path}`, { signal: AbortSignal.timeout(TIMEOUT_MS), ...post });
