@@ -6,7 +6,10 @@
 7
 """
 
+from digits_client._arrays import SIDE, Rows
 from digits_client._async_client import AsyncDigitClient
+from digits_client._base import DEFAULT_SERVER, DEFAULT_TIMEOUT_S
+from digits_client._channel import Tls
 from digits_client._client import DigitClient
 from digits_client._errors import (
     CallError,
@@ -24,15 +27,16 @@ from digits_client._errors import (
     ServerUnavailable,
     Unsupported,
 )
-from digits_client._images import SIDE, ImageLike, Rows, prepare
-from digits_client._messages import Model, Prediction, Predictions, Quality, Timing
-from digits_client._settings import DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Tls
+from digits_client._requests import ImageLike, prepare
+from digits_client._results import Model, Prediction, Predictions, Quality, Timing
+from digits_client._transport import AsyncTransport, Transport
 
 __all__ = [
     "DEFAULT_SERVER",
     "DEFAULT_TIMEOUT_S",
     "SIDE",
     "AsyncDigitClient",
+    "AsyncTransport",
     "CallError",
     "Cancelled",
     "ClientClosed",
@@ -55,6 +59,7 @@ __all__ = [
     "ServerUnavailable",
     "Timing",
     "Tls",
+    "Transport",
     "Unsupported",
     "prepare",
 ]

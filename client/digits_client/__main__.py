@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -23,10 +24,41 @@ from digits_client import (
     Tls,
     _terminal,
 )
-from digits_client import metrics as page
+from digits_client._base import MAX_TIMEOUT_S
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Files of a folder that are taken for images; a file that is named is read whatever its name."""
+
+
+class Refused(click.ClickException):
+    """Something that the user can mend: one line, exit status 2."""
+
+    exit_code = 2
+
+
+class Digits(click.Group):
+    """A group of commands that ends with a line, not with a stack, whatever is wrong with files and terminals."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Parse the command line and run a command."""
+        if hasattr(sys.stdout, "reconfigure"):  # a name of a file that the terminal can't show must not end the list
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            if sys.stdout is None:
+                raise OSError("standard output is closed")
+            return super().main(*args, **extra)
+        except OSError as error:  # but for broken pipes, which click ends on
+            with contextlib.suppress(OSError):
+                click.echo(f"Error: {error}", err=True)
+            _discard(sys.stdout, sys.stderr)
+            sys.exit(2)
+
+
+def _discard(*streams: TextIO | None) -> None:
+    """Let nothing that could not be written, as to a full disk, be tried again when Python ends."""
+    for stream in filter(None, streams):
+        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
@@ -63,12 +95,12 @@ def server_options(command: CommandT) -> CommandT:
 def connected(
     server: str, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, **settings: Any
 ) -> Iterator[DigitClient]:
-    """Yield a client; an error of ours ends the command with one line and exit status 1."""
+    """Yield a client; an error of ours ends the command with one line, and exit status 1 or, for arguments, 2."""
     tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
     try:
         client = DigitClient(server, tls=tls, **settings)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise Refused(str(error)) from error
     try:
         with client:
             yield client
@@ -78,13 +110,13 @@ def connected(
         raise click.ClickException(str(error)) from error
 
 
-@click.group(context_settings={"max_content_width": 120})
+@click.group(cls=Digits, context_settings={"max_content_width": 120})
 @click.version_option(package_name="digits-client")
 def main() -> None:
     """Recognise handwritten digits with a Digits server.
 
-    Exit status: 0 if all went well, 1 if a call or an image failed or the server is not ready, 2 for a wrong command
-    line.
+    Exit status: 0 if all went well, 1 if a call or an image failed or the server is not ready, 2 for what you can mend:
+    a wrong command line, files that are missing, an output that can't be written.
 
     Completion: put `eval "$(_DIGITS_COMPLETE=bash_source digits)"` in ~/.bashrc, or zsh_source in ~/.zshrc.
     """
@@ -97,24 +129,23 @@ def main() -> None:
 @option("--model-version", "version", default="", help="Default: latest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
 @click.option(
-    "--show", is_flag=True, help="In the table, draw each digit as the server gets it, with a bar for each class."
+    "--show", is_flag=True, help="In the table, draw each image as the server gets it, with bars for the best classes."
 )
 def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float, **where: Any) -> None:
-    """Say which digit each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
+    """Say what each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
     images = list(_images(files))
     if not images:
-        raise click.ClickException(
-            f"no images in {', '.join(files)}; files ending in {', '.join(sorted(SUFFIXES))} are"
-        )
-    width = max(len(name) for name, _ in images)
+        raise Refused(f"no images in {', '.join(files)}; files ending in {', '.join(sorted(SUFFIXES))} are")
+    width = max(len(_terminal.printable(name)) for name, _ in images)
     is_flawless = True
     with connected(timeout_s=timeout_s, **where) as client:
-        results = client.stream((image for _, image in images), timeout_s=timeout_s * len(images))
+        total_s = min(timeout_s * len(images), MAX_TIMEOUT_S)
+        results = client.stream((image for _, image in images), timeout_s=total_s)
         for (name, image), result in zip(images, results, strict=True):
             is_flawless &= isinstance(result, Prediction)
             click.echo(_terminal.as_json(name, result) if as_json else _terminal.line(name, result, width))
             if show and not as_json and isinstance(result, Prediction):
-                click.echo(_terminal.drawing(image, result))
+                click.echo(_terminal.drawing(image, result, sys.stdout.encoding))
     sys.exit(0 if is_flawless else 1)
 
 
@@ -122,25 +153,31 @@ def _images(files: tuple[str, ...]) -> Iterator[tuple[str, ImageLike]]:
     """Yield the name of each image and what a client can read."""
     for file in files:
         if file == "-":
+            if sys.stdin is None:
+                raise Refused("-: standard input is closed")
             yield file, sys.stdin.buffer.read()
         elif Path(file).is_dir():
             found = (path for path in Path(file).rglob("*") if path.suffix.lower() in SUFFIXES)
-            yield from ((str(path), path) for path in sorted(found))
+            yield from ((str(path), path) for path in sorted(found) if not _is_hidden(path.relative_to(file)))
         else:
             yield file, file
 
 
+def _is_hidden(path: Path) -> bool:
+    """Return whether a path below a folder is one that shells don't show, such as macOS' ._a.png beside a.png."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 @main.command()
 @server_options
-def models(**where: Any) -> None:
-    """List the models that the server knows."""
+@click.option("--verbose", is_flag=True, help="Also whole reasons, the labels, and how long batches take.")
+def models(*, verbose: bool, **where: Any) -> None:
+    """List the models that the server knows, one a line."""
     with connected(**where) as client:
-        for model in client.models():
-            line = f"{model.name}/{model.version}  {model.state}{', default' if model.is_default else ''}"
-            if model.is_serving:
-                line += f"  test accuracy {model.test_accuracy:.2%}, batching helps {model.batching_gain:.1f}x: "
-                line += ", ".join(f"{size} in {seconds * 1e6:,.0f} us" for size, seconds in model.batch_costs.items())
-            click.echo(f"{line}  ({model.reason})" if model.reason else line)
+        known = client.models()
+        width = max((len(_terminal.printable(f"{model.name}/{model.version}")) for model in known), default=0)
+        for model in known:
+            click.echo(_terminal.model_line(model, width) + (_terminal.model_details(model) if verbose else ""))
 
 
 @main.command()
@@ -154,29 +191,36 @@ def health(**where: Any) -> None:
 
 
 @main.command()
-@option("--metrics", default="http://127.0.0.1:9464/metrics", show_default=True, help="The server's metrics page.")
+@option("--metrics", default="http://127.0.0.1:9464/metrics", show_default=True, help="The server's metrics.")
 @click.option("--every-s", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
 @click.option("--count", type=click.IntRange(1), help="Lines to print; default: until Ctrl-C.")
 def watch(metrics: str, every_s: float, count: int | None) -> None:
-    """Print a line every second: calls, failures, and how long calls take in the server; streams don't count."""
+    """Print a line every second: images, calls, failures, and how long calls take in the server.
+
+    Images of streams count, as those that `digits classify` sends; latency is of calls alone.
+    """
+    if not 0 < every_s <= MAX_TIMEOUT_S:  # NaN and infinity, which are in click's range
+        raise Refused(f"--every-s: {every_s}; allowed are numbers above 0, in seconds, up to {MAX_TIMEOUT_S:.0f}")
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in itertools.islice(_watched(metrics, every_s), count):
+            click.echo(line)
+        return
+    click.echo()
+
+
+def _watched(metrics: str, every_s: float) -> Iterator[str]:
     try:
-        before = page.fetch(metrics)
-        for _ in itertools.repeat(None) if count is None else itertools.repeat(None, count):
-            time.sleep(every_s)
-            after = page.fetch(metrics)
-            interval = page.between(before, after)
-            before = after
-            p50, p99 = ("-" if s is None else f"{s * 1000:.3f}" for s in (interval.p50_s, interval.p99_s))
-            click.echo(
-                f"{interval.calls_per_s:9.1f} req/s  {interval.failures_per_s:7.1f} failed/s  "
-                f"p50 {p50:>8} ms  p99 {p99:>8} ms"
-            )
+        from digits_client import _watch  # noqa: PLC0415 - needs an optional dependency
+    except ModuleNotFoundError as error:
+        raise Refused(
+            f"it needs the parser of prometheus-client: pip install 'digits-client[watch]' ({error})"
+        ) from error
+    try:
+        yield from _watch.lines(metrics, every_s)
     except ValueError as error:
-        raise click.UsageError(f"--metrics: {error}") from error
+        raise Refused(f"--metrics: {error}") from error
     except OSError as error:
         raise click.ClickException(f"no metrics can be had from {metrics}: {error}") from error
-    except KeyboardInterrupt:
-        click.echo()
 
 
 if __name__ == "__main__":

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Self
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
-from digits_client import _images, _messages, _plan, _settings, _wire
-from digits_client._errors import DigitsError, from_rpc_error
-from digits_client._images import ImageLike
-from digits_client._messages import Model, Prediction, Predictions
+from digits_client import _base, _channel, _codec, _requests, _results
+from digits_client._codec import Columns
+from digits_client._errors import DigitsError, PermissionDenied, Unsupported
+from digits_client._requests import ImageLike
+from digits_client._results import Model, Prediction, Predictions
+from digits_client._transport import GrpcTransport, Pending, Transport
 
 
-class DigitClient(_settings.BaseClient):
+class DigitClient(_base.BaseClient[Transport]):
     """Recognises digits on a server. Close it, or use it in a `with` statement. Threads may share it, forks may not.
 
     Args:
-        server: `host:port`, or any target that gRPC resolves, such as `dns:///digits:50051`, or a list of addresses
-            such as `["10.0.0.1:50051", "10.0.0.2:50051"]`. Calls go to all addresses in turn.
-        timeout_s: How long a call may take, retries included, unless the call says otherwise.
+        server: `host:port`, `[IPv6]:port`, `unix:PATH`, any other target that gRPC resolves, such as
+            `dns:///digits:50051`, or a list of addresses such as `["10.0.0.1:50051", "10.0.0.2:50051"]`. Calls go to
+            all addresses in turn.
+        timeout_s: How long a call may take, retries included, unless the call says otherwise; at most a year.
         model: Model to ask; empty: the server's default.
         version: Version of the model; empty: the latest.
         connections: Connections to each address. Each of a server's processes serves those that it was given; several
             connections reach several processes.
         tls: Encrypts; None: plain text.
-        token: Sent as a bearer token with each call; without `tls` anybody on the way can read it.
+        token: Sent as a bearer token with each call, without the white space around it; without `tls` anybody on the
+            way can read it.
+        interceptors: grpc's client interceptors, such as OpenTelemetry's; of grpc.aio for an `AsyncDigitClient`.
+        transport: Carries the calls instead of grpc, as `digits_client.testing.FakeTransport` does.
 
     Raises:
         ValueError: An argument, or a file of `tls`, can't be used; it is named, with the value and what is allowed.
@@ -40,18 +45,22 @@ class DigitClient(_settings.BaseClient):
         """Return what one image shows.
 
         Args:
-            image: A path, bytes of a PNG or JPEG, a PIL image, or a (28, 28) or (784,) array: uint8 in 0 to 255 or
-                floats in 0 to 1, ink bright. Pictures are prepared as MNIST was; arrays are taken as they are.
+            image: A path, bytes of a PNG or JPEG, a PIL image, or an array or list of 784 numbers, in the shapes
+                (784,), (28, 28) or (28, 28, 1): integers in 0 to 255, bool, or floats in 0 to 1, ink bright. Pictures
+                are prepared as MNIST was; arrays are taken as they are.
             timeout_s: Instead of the client's.
 
         Raises:
             InvalidImage: The image can't be read.
             CallError: The call failed; the class tells how.
             ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
         """
-        data, is_float = _plan.encoded(_images.prepare(image))
-        request = _wire.request(self._options, data, is_float=is_float)
-        return next(_messages.each(_wire.columns(self._ask(_settings.CLASSIFY, request, timeout_s), 1)))
+        data, is_float = _requests.encoded(_requests.prepare(image))
+        request = _codec.request(self._options, data, is_float=is_float)
+        end = time.monotonic() + self._timeout(timeout_s)
+        columns = _codec.columns(self._call(_channel.CLASSIFY, request, timeout_s), 1)
+        return next(_results.each(columns, self._classes(columns, end)))
 
     def classify_many(
         self, images: npt.NDArray[np.generic] | Iterable[ImageLike], *, timeout_s: float | None = None
@@ -59,27 +68,29 @@ class DigitClient(_settings.BaseClient):
         """Return what many images show, as columns, in order.
 
         Args:
-            images: An (n, 784) or (n, 28, 28) array, or any number of what `classify` takes.
+            images: An array of shape (n, 784), (n, 28, 28) or (n, 28, 28, 1), or any number of what `classify` takes.
             timeout_s: For each call that this makes, one for 1,024 images, instead of the client's.
 
         Raises:
             InvalidImage: An image can't be read, or there are none.
             CallError: A call failed; the class tells how.
             ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
         """
-        answers: list[_wire.Columns] = []
-        pending: deque[tuple[Any, int]] = deque()
+        timeout_s = self._timeout(timeout_s)
+        answers: list[Columns] = []
+        pending: deque[tuple[Pending, int]] = deque()
         try:
-            for request, count in _plan.requests(_images.rows(images), self._options):
-                pending.append((self._begin(_settings.CLASSIFY, request, timeout_s), count))
-                if len(pending) == _plan.CALLS_AT_ONCE:
-                    answers.append(self._finish(*pending.popleft()))
+            for request, count in _requests.requests(_requests.rows(images), self._options):
+                pending.append((self._usable().begin(_channel.CLASSIFY, request, timeout_s), count))
+                if len(pending) == _requests.CALLS_AT_ONCE:
+                    answers.append(_finished(*pending.popleft()))
             while pending:
-                answers.append(self._finish(*pending.popleft()))
+                answers.append(_finished(*pending.popleft()))
         finally:
             for call, _ in pending:
                 call.cancel()
-        return _messages.joined(answers)
+        return _results.joined(answers, self._classes(answers[-1], time.monotonic() + timeout_s))
 
     def stream(
         self, images: Iterable[ImageLike], *, timeout_s: float | None = None
@@ -94,22 +105,29 @@ class DigitClient(_settings.BaseClient):
             timeout_s: For the whole stream; None: an hour.
 
         Raises:
+            InvalidImage: `images` can't be iterated, or is one image.
             CallError: The stream itself failed; the class tells how.
             ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
         """
-        stream = _plan.Stream(self._options)
+        stream = _requests.Stream(self._options)
         failures: list[BaseException] = []
+        given = _requests.each(images)
 
         def requests() -> Iterator[bytes]:
             try:
-                for image in images:
+                for image in given:
                     yield stream.request(image)
             except Exception as error:  # noqa: BLE001 - gRPC would swallow it; it belongs to the stream's caller
                 failures.append(error)
 
-        timeout_s = _settings.STREAM_TIMEOUT_S if timeout_s is None else timeout_s
-        for answer in self._ask_stream(requests(), timeout_s):
-            yield stream.result(answer)
+        timeout_s = self._timeout(timeout_s, _base.STREAM_TIMEOUT_S)
+        for answer in self._usable().stream(requests(), timeout_s):
+            result = stream.result(answer)
+            if isinstance(result, DigitsError):
+                yield result
+            else:
+                yield next(_results.each(result, self._classes(result, time.monotonic() + self._timeout_s)))
         for failure in failures:
             raise failure
 
@@ -119,8 +137,9 @@ class DigitClient(_settings.BaseClient):
         Raises:
             CallError: The call failed; the class tells how.
             ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
         """
-        return _messages.models(self._ask(_settings.LIST_MODELS, b"", timeout_s))
+        return _results.models(self._call(_channel.LIST_MODELS, b"", timeout_s))
 
     def health(self, *, timeout_s: float | None = None) -> bool:
         """Return whether the server is ready to answer.
@@ -128,14 +147,15 @@ class DigitClient(_settings.BaseClient):
         Raises:
             CallError: The call failed; the class tells how.
             ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
         """
-        return _messages.is_serving(self._ask(_settings.CHECK, b"", timeout_s))
+        return _results.is_serving(self._call(_channel.CHECK, b"", timeout_s))
 
     def close(self) -> None:
         """End the connections; calls in flight are cancelled."""
         self._is_closed = True
-        for channel in self._channels:
-            channel.close()
+        if self._transport:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,45 +163,28 @@ class DigitClient(_settings.BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
-        credentials, options = self._credentials, self._channel_options
-        self._channels = [
-            grpc.secure_channel(self._target, credentials, options)
-            if credentials
-            else grpc.insecure_channel(self._target, options)
-            for _ in range(self._connections)
-        ]
-        if self._tracing:
-            spans = self._tracing.Interceptor(self._target)
-            self._channels = [grpc.intercept_channel(channel, spans) for channel in self._channels]
-        self._callables: Iterator[dict[str, Any]] = itertools.cycle([_settings.callables(it) for it in self._channels])
+    def _open(self) -> Transport:
+        return GrpcTransport(self._connection)
 
-    def _ask(self, method: str, request: bytes, timeout_s: float | None) -> bytes:
+    def _usable(self) -> Transport:
         self._check_usable()
-        try:
-            answer: bytes = next(self._callables)[method](
-                request, timeout=self._timeout(timeout_s), metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return answer
+        assert self._transport is not None  # noqa: S101 - `_open` made it
+        return self._transport
 
-    def _begin(self, method: str, request: bytes, timeout_s: float | None) -> Any:
-        self._check_usable()
-        return next(self._callables)[method].future(request, timeout=self._timeout(timeout_s), metadata=self._metadata)
+    def _call(self, method: str, request: bytes, timeout_s: float | None) -> bytes:
+        return self._usable().call(method, request, self._timeout(timeout_s))
 
-    def _finish(self, call: Any, count: int) -> _wire.Columns:
-        try:
-            return _wire.columns(call.result(), count)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+    def _classes(self, answer: Columns, end_s: float) -> tuple[str, ...]:
+        """Return the labels of the version that answered; the first time, ask for them, until `end_s`, monotonic."""
+        known = self._labels.get(answer)
+        if known is None:
+            try:
+                listed = self.models(timeout_s=max(end_s - time.monotonic(), _base.MIN_TIMEOUT_S))
+            except (PermissionDenied, Unsupported):  # then classes go by their numbers
+                listed = []
+            known = self._labels.learn(answer, listed)
+        return known
 
-    def _ask_stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:
-        self._check_usable()
-        call = next(self._callables)[_settings.CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._metadata)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()  # where the caller left early; afterwards it does nothing
+
+def _finished(call: Pending, count: int) -> Columns:
+    return _codec.columns(call.result(), count)

@@ -2,7 +2,7 @@
 
 DigitsError
 ├── InvalidImage            this can't be read as an image; never sent
-├── ClientClosed            the client was closed, or belongs to the process before a fork
+├── ClientClosed            the client was closed, or belongs to another process or event loop
 └── CallError               the call failed: .code, .details, .retryable
     ├── InvalidRequest      the server refuses what was sent
     ├── NotFound            no such model or version
@@ -18,13 +18,15 @@ DigitsError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import grpc
 
 
 class DigitsError(Exception):
-    """Base of all errors that this package raises."""
+    """Base of all errors that this package raises. They can be pickled, so they cross process pools."""
 
 
 class InvalidImage(DigitsError, ValueError):
@@ -32,7 +34,7 @@ class InvalidImage(DigitsError, ValueError):
 
 
 class ClientClosed(DigitsError, RuntimeError):
-    """The client was closed, or belongs to the process before a fork."""
+    """The client was closed, or belongs to the process before a fork, or to another event loop."""
 
 
 class CallError(DigitsError):
@@ -47,9 +49,12 @@ class CallError(DigitsError):
     """Whether the same call may succeed a little later."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(f"{code.name}: {details}")
+        super().__init__(code, details)  # `args` are the constructor's: that is what pickle and copy go by
         self.code = code
         self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.details}"
 
 
 class InvalidRequest(CallError):
@@ -119,10 +124,24 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def from_rpc_error(error: grpc.RpcError) -> CallError:
-    """Return our error for one of grpc's; raise it `from` that."""
+@contextmanager
+def mapped_errors(hint: str = "") -> Iterator[None]:
+    """Raise our error `from` one of grpc's; `hint` follows the details where the server can't be reached."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, hint) from error
+    except grpc.FutureCancelledError as error:
+        raise Cancelled(grpc.StatusCode.CANCELLED, "the call was cancelled") from error
+
+
+def from_rpc_error(error: grpc.RpcError, hint: str = "") -> CallError:
+    """Return our error for one of grpc's."""
     code = error.code() or grpc.StatusCode.UNKNOWN
-    return _BY_CODE.get(code, CallError)(code, error.details() or "no details given")
+    details = error.details() or "no details given"
+    if hint and code is grpc.StatusCode.UNAVAILABLE:
+        details += f" ({hint})"
+    return _BY_CODE.get(code, CallError)(code, details)
 
 
 def from_status(number: int, details: str) -> CallError:

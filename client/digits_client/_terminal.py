@@ -1,4 +1,4 @@
-"""Results as a terminal shows them: lines, JSON, and the digit drawn."""
+"""Results as a terminal shows them: lines, JSON, and the digit drawn. Whatever is shown stays on its line."""
 
 from __future__ import annotations
 
@@ -7,32 +7,42 @@ from typing import Any
 
 import numpy as np
 
-from digits_client import _images
+from digits_client import _arrays, _requests
 from digits_client._errors import DigitsError
-from digits_client._messages import Prediction
+from digits_client._results import Model, Prediction
 
-SHADES = " ░▒▓█"
-BAR = 30  # characters of a bar for 100 %
+SHADES, BAR = " ░▒▓█", "█"
+PLAIN_SHADES, PLAIN_BAR = " .+*#", "#"  # for terminals whose encoding lacks the others
+BAR_LENGTH = 30  # characters of a bar for 100 %
+BARS = 10  # fit beside the drawing
+WIDTH = 100  # of a line in the list of models
+
+
+def printable(text: str) -> str:
+    """Return text with what would break a line, or control the terminal, escaped."""
+    return "".join(it if it.isprintable() else it.encode("unicode_escape", "surrogatepass").decode() for it in text)
 
 
 def line(name: str, result: Prediction | DigitsError, width: int) -> str:
-    """Return a row of the table: name, digit, confidence, model, what is odd; or what was wrong."""
+    """Return a row of the table: name, label, confidence, model, what is odd; or what was wrong."""
     if isinstance(result, DigitsError):
-        return f"{name:{width}}  -  {result}"
+        return f"{printable(name):{width}}  -  {printable(str(result).removeprefix(f'{name}: '))}"
     remarks = "".join(f"  {flag.name}" for flag in result.quality)
-    return f"{name:{width}}  {result.digit}  {result.confidence:6.1%}  {result.model}/{result.version}{remarks}"
+    model = f"{result.model}/{result.version}"
+    return f"{printable(name):{width}}  {printable(result.label)}  {result.confidence:6.1%}  {model}{remarks}"
 
 
 def as_json(name: str, result: Prediction | DigitsError) -> str:
-    """Return one JSON object: `file`, and either `error` or what was recognised."""
+    """Return one JSON object: `file`, and either `error` or what was recognised, to the last digit."""
     answer: dict[str, Any] = {"file": name}
     if isinstance(result, DigitsError):
         answer["error"] = str(result)
     else:
         answer |= {
             "digit": result.digit,
-            "confidence": round(result.confidence, 6),
-            "probabilities": [round(p, 6) for p in result.probabilities.tolist()],
+            "label": result.label,
+            "confidence": result.confidence,
+            "probabilities": result.probabilities.tolist(),
             "quality": [flag.name for flag in result.quality],
             "model": result.model,
             "version": result.version,
@@ -40,13 +50,48 @@ def as_json(name: str, result: Prediction | DigitsError) -> str:
     return json.dumps(answer)
 
 
-def drawing(image: _images.ImageLike, prediction: Prediction) -> str:
-    """Return the 28 x 28 image that the server got, with a bar for each digit beside it."""
-    ink = _images.prepare(image).reshape(_images.SIDE // 2, 2, _images.SIDE).mean(axis=1) / 255  # two rows a line
-    shades = np.ceil(ink * (len(SHADES) - 1)).astype(int)
-    left = ["".join(SHADES[shade] for shade in row) for row in shades]
+def drawing(image: _requests.ImageLike, prediction: Prediction, encoding: str) -> str:
+    """Return the 28 x 28 image that the server got, with a bar for each class beside it, or for the ten best."""
+    shades, bar = (SHADES, BAR) if _has(encoding, SHADES) else (PLAIN_SHADES, PLAIN_BAR)
+    pixels = _requests.prepare(image).reshape(_arrays.SIDE // 2, 2, _arrays.SIDE)
+    ink = pixels.mean(axis=1) / (255 if pixels.dtype == np.uint8 else 1)  # two rows a line
+    left = ["".join(shades[shade] for shade in row) for row in np.ceil(ink * (len(shades) - 1)).astype(int)]
+    best = sorted(np.argsort(-prediction.probabilities, kind="stable")[:BARS].tolist())
+    labels = [printable(prediction.classes[digit] if digit < len(prediction.classes) else str(digit)) for digit in best]
+    width = max(map(len, labels), default=0)
     bars = [
-        f"{digit} {'█' * round(share * BAR):{BAR}} {share:6.1%}" for digit, share in enumerate(prediction.probabilities)
+        f"{label:{width}} {bar * round(float(share) * BAR_LENGTH):{BAR_LENGTH}} {share:6.1%}"
+        for label, share in zip(labels, prediction.probabilities[best], strict=True)
     ]
-    right = ["", "", *bars, "", ""]
+    right = ["", "", *bars, *[""] * (len(left) - 2 - len(bars))]
     return "\n".join(f"{row}   {bar}".rstrip() for row, bar in zip(left, right, strict=True))
+
+
+def model_line(model: Model, width: int) -> str:
+    """Return a row of the list of models, 100 characters at most."""
+    parts = [f"{printable(f'{model.name}/{model.version}'):{width}}", model.state + ", default" * model.is_default]
+    if model.is_serving:
+        accuracy = f"{model.test_accuracy:.2%}" if model.test_accuracy else "unknown"
+        parts += [f"{len(model.labels)} classes", f"accuracy {accuracy}", f"batching gains {model.batching_gain:.1f}x"]
+    if model.reason:
+        parts.append(f"({printable(' '.join(model.reason.split()))})")
+    line = "  ".join(parts)
+    return line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "~"
+
+
+def model_details(model: Model) -> str:
+    """Return what stands below a model's row: its whole reason, labels and costs, a line each."""
+    details = {
+        "reason": " ".join(model.reason.split()),
+        "labels": ", ".join(model.labels),
+        "time of a batch": ", ".join(f"{size} in {cost * 1e6:,.0f} us" for size, cost in model.batch_costs.items()),
+    }
+    return "".join(f"\n    {name}: {printable(text)}" for name, text in details.items() if text)
+
+
+def _has(encoding: str, text: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

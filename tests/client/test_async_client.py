@@ -11,7 +11,7 @@ from PIL import Image
 from stub_server import Servicer, serving, until
 
 from digits_client import AsyncDigitClient, Cancelled, ClientClosed, DigitClient, InvalidImage, NotFound, Prediction
-from digits_client._plan import IMAGES_PER_CALL
+from digits_client._requests import IMAGES_PER_CALL
 
 
 @pytest.fixture

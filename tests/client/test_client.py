@@ -20,7 +20,7 @@ from digits_client import (
     Quality,
     ServerUnavailable,
 )
-from digits_client._settings import CLASSIFY
+from digits_client._channel import CLASSIFY
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_health(client):
     ("error", "call"),
     [
         (NotFound, lambda address: DigitClient(address, model="nope").classify(image_of(1))),
-        (InvalidRequest, lambda address: DigitClient(address, model="toy-a")._ask(CLASSIFY, b"", 20)),
+        (InvalidRequest, lambda address: DigitClient(address, model="toy-a")._call(CLASSIFY, b"", 20)),
     ],
 )
 def test_refusals_have_their_class(server, error, call):

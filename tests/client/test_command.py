@@ -1,14 +1,41 @@
 """The command `digits`, as its user meets it."""
 
+import dataclasses
 import json
+import os
 import re
+import string
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from packages import image_of
 from PIL import Image
 
+from digits_client import DigitClient, Model, _terminal
 from digits_client.__main__ import main
+from digits_client.testing import FakeTransport
+
+MODEL = Model(
+    name="letters",
+    version="1",
+    is_default=False,
+    is_serving=True,
+    state="serving",
+    reason="",
+    test_accuracy=0.0,
+    batching_gain=1.0,
+    batch_costs={},
+)
+
+
+def run(arguments, env):
+    command = [sys.executable, "-m", "digits_client", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, env=os.environ | env, timeout=60)
 
 
 @pytest.fixture
@@ -53,12 +80,32 @@ def test_classify_json(digits, files):
 
 
 def test_models_and_health(digits):
-    """The models are listed with state and accuracy; health says ready."""
+    """The models are listed, one on a line of 100 characters at most, with state and accuracy; health says ready."""
     lines = digits("models").output.splitlines()
-    figures = r"test accuracy 50\.00%, batching helps [\d.]+x: 1 in \d+ us, 2 in .*, 1024 in [\d,]+ us"
+    figures = r"10 classes  accuracy 50\.00%  batching gains [\d.]+x"
     assert re.fullmatch(rf"toy-b/1  serving, default  {figures}", lines[-1])
     assert re.fullmatch(rf"toy-a/1  serving  {figures}", lines[0])
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 100
     assert digits("health").output == "ready\n"
+
+
+def test_models_in_detail(digits):
+    """With --verbose labels and costs stand below each model."""
+    lines = digits("models", "--verbose").output.splitlines()
+    assert lines[1] == "    labels: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert re.fullmatch(r"    time of a batch: 1 in \d+ us, 2 in .*, 1024 in [\d,]+ us", lines[2])
+
+
+def test_models_of_any_kind_fit_a_line():
+    """A long reason is cut and stays on its line, an accuracy that nobody measured is unknown, not zero."""
+    model = dataclasses.replace(MODEL, labels=tuple("ABC"), batching_gain=2.0)
+    assert _terminal.model_line(model, 9) == "letters/1  serving  3 classes  accuracy unknown  batching gains 2.0x"
+    model = dataclasses.replace(MODEL, version="2", is_serving=False, state="refused", reason="no\nway " * 50)
+    assert _terminal.model_line(model, 9).startswith("letters/2  refused  (no way no way")
+    assert len(_terminal.model_line(model, 9)) <= 100
+    assert _terminal.model_details(model).count("\n") == 1
+    assert _terminal.model_details(model).endswith("way")
 
 
 @pytest.mark.parametrize("command", [["classify", "FILE"], ["models"], ["health"]])
@@ -76,14 +123,18 @@ def test_unreadable_file_does_not_stop_the_others(digits, files, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     result = digits("classify", str(tmp_path / "text.png"), files[0])
     assert result.exit_code == 1
-    assert f"{tmp_path}/text.png: can't be read as an image" in result.output.splitlines()[0]
+    name = f"{tmp_path}/text.png"
+    assert result.output.splitlines()[0] == f"{name}  -  can't be read as a picture: it is in none of the known formats"
     assert "  3  100.0%" in result.output.splitlines()[1]
     answer = json.loads(digits("classify", "--json", str(tmp_path / "text.png")).output)
     assert "can't be read" in answer["error"]
 
 
 def test_folders_and_stdin(digits, files, tmp_path, server):
-    """A folder stands for the images in it, in order; - for one on stdin."""
+    """A folder stands for the images in it, in order, but for hidden ones as macOS makes; - for one on stdin."""
+    (tmp_path / "._3.png").write_bytes(b"no image")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "3.png").write_bytes(b"no image")
     (tmp_path / "notes.txt").write_text("no image")
     result = digits("classify", str(tmp_path))
     assert [line.split()[1] for line in result.output.splitlines()] == ["3", "8"]
@@ -93,9 +144,9 @@ def test_folders_and_stdin(digits, files, tmp_path, server):
 
 
 def test_a_folder_without_images_is_an_error(digits, tmp_path):
-    """Nothing to do is said, with the names that would count; exit status 1."""
+    """Nothing to do is said, with the names that would count; exit status 2."""
     result = digits("classify", str(tmp_path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"no images in {tmp_path}" in result.output
 
 
@@ -107,29 +158,74 @@ def test_show_draws(digits, files):
     assert lines[3 + 3].endswith("3 " + "█" * 30 + " 100.0%")
 
 
-def test_watch(digits, server, files):
-    """A line an interval: the rate and how long calls take, from the metrics page."""
-    digits("health")
+def test_watch_counts_what_classify_sends(digits, server, files):
+    """A line an interval: images of streams count, as those that the command sends."""
+    stop = threading.Event()
+
+    def classify():
+        while not stop.is_set():
+            digits("classify", *files)
+
+    command = [
+        sys.executable,
+        "-m",
+        "digits_client",
+        "watch",
+        "--every-s=0.2",
+        f"--metrics={server.metrics_url}/metrics",
+    ]
+    sender = threading.Thread(target=classify)
+    sender.start()
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            rates = (float(re.match(r" *([\d.]+) images/s", line)[1]) for line in process.stdout)
+            assert next(rate for rate in rates if rate) > 0
+            process.terminate()
+    finally:
+        stop.set()
+        sender.join()
+
+
+def test_watch_prints_as_many_lines_as_asked(server):
+    """With --count it ends by itself; without calls there is no latency."""
     arguments = ["watch", "--metrics", f"{server.metrics_url}/metrics", "--every-s", "0.01", "--count", "2"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    assert len(re.findall(r"0\.0 req/s +0\.0 failed/s  p50 +- ms  p99 +- ms\n", result.output)) == 2
+    figures = r" +[\d.]+ images/s +[\d.]+ calls/s +[\d.]+ failed/s  p50 +\S+ ms  p99 +\S+ ms"
+    assert [bool(re.fullmatch(figures, line)) for line in result.output.splitlines()] == [True, True]
 
 
 @pytest.mark.parametrize(
-    ("url", "status", "complaint"),
-    [("http://127.0.0.1:1/metrics", 1, "no metrics can be had from"), ("file:///etc", 2, "allowed are http://")],
+    ("arguments", "status", "complaint"),
+    [
+        (["--metrics=http://127.0.0.1:1/metrics"], 1, "no metrics can be had from"),
+        (["--metrics=file:///etc"], 2, "allowed are http://"),
+        (["--every-s=nan"], 2, "--every-s: nan; allowed are numbers above 0"),
+        (["--every-s=inf"], 2, "--every-s: inf"),
+    ],
 )
-def test_watch_without_a_page(url, status, complaint):
-    """A page that can't be had is one clear line."""
-    result = CliRunner().invoke(main, ["watch", "--metrics", url])
+def test_watch_without_a_page(arguments, status, complaint):
+    """Metrics that can't be had, and intervals that can't be kept, are one clear line."""
+    result = CliRunner().invoke(main, ["watch", *arguments])
     assert result.exit_code == status
     assert complaint in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_watch_without_the_parser_says_what_to_install(monkeypatch):
+    """The optional dependency is named, with the extra that brings it."""
+    monkeypatch.delitem(sys.modules, "digits_client._watch", raising=False)
+    monkeypatch.delattr("digits_client._watch", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
+    result = CliRunner().invoke(main, ["watch"])
+    assert result.exit_code == 2
+    assert "pip install 'digits-client[watch]'" in result.output
+    assert len(result.output.splitlines()) == 1
 
 
 def test_watch_ends_with_ctrl_c(monkeypatch):
     """Ctrl-C is the way to end it, not an error."""
-    monkeypatch.setattr("digits_client.metrics.fetch", lambda _: None)
+    monkeypatch.setattr("digits_client._watch.read", lambda _: None)
     monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert CliRunner().invoke(main, ["watch"]).exit_code == 0
 
@@ -142,6 +238,7 @@ def test_servers_that_ask_who_calls(guarded):
     assert CliRunner().invoke(main, [*command, "--timeout-s=2"]).exit_code == 1
     result = CliRunner().invoke(main, [*command, pair[0]])
     assert result.exit_code == 2
+    assert len(result.output.splitlines()) == 1
     assert "certificate and key both or neither" in result.output
 
 
@@ -164,3 +261,96 @@ def test_help_names_the_variables():
     text = CliRunner().invoke(main, ["classify", "--help"], terminal_width=120).output
     for variable in ("DIGITS_CLIENT_SERVER", "DIGITS_CLIENT_TIMEOUT_S", "DIGITS_CLIENT_MODEL"):
         assert variable in text
+
+
+@pytest.mark.parametrize(("encoding", "bar"), [("cp1252", "#"), ("latin-1", "#"), ("cp437", "█"), ("utf-8", "█")])
+def test_show_in_any_encoding(server, files, encoding, bar):
+    """A terminal whose encoding has no blocks gets a drawing of plain characters, and names of files escaped."""
+    named = Path(files[0]).with_name("dr\u0119\u4e09.png")
+    named.write_bytes(Path(files[0]).read_bytes())
+    done = run(["classify", "--show", str(named), "--server", server.address], env={"PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bar * 30 + " 100.0%" in done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("command", [["classify", "FILE"], ["models"], ["health"], ["--help"]])
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "> /dev/full 2> /dev/full", ">&- 2>&-"])
+def test_output_that_cannot_be_written_is_one_line(server, files, command, redirection):
+    """A full disk, or no output at all, is said in a line, exit status 2; no stack."""
+    words = [files[0] if word == "FILE" else word for word in command]
+    shell = f"exec {sys.executable} -m digits_client {' '.join(words)} {redirection}"
+    environment = os.environ | {"DIGITS_CLIENT_SERVER": server.address}
+    done = subprocess.run(shell, check=False, shell=True, capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == ("2>" not in redirection)
+    assert b"Traceback" not in done.stderr
+
+
+def test_closed_input_is_one_line(server):
+    """`-` without a standard input is said in a line, exit status 2."""
+    shell = f"exec {sys.executable} -m digits_client classify - --server {server.address} <&-"
+    done = subprocess.run(shell, check=False, shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, b"Error: -: standard input is closed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--server", "http://127.0.0.1:50051"], "has a scheme that is none of gRPC's"),
+        (["--server", "localhost"], "'localhost' has no port"),
+        (["--server", ""], "'' has no port"),
+        (["--server", "127.0.0.1:107536"], "has the port '107536'; allowed are 1 to 65535"),
+        (["--timeout-s", "inf"], "timeout_s: inf; allowed are numbers above 0"),
+        (["--timeout-s", "nan"], "timeout_s: nan"),
+        (["--token", "a\u00e9"], "token: '\u00e9' at position 1"),
+        (["--tls-ca", "/dev/null"], "tls: ca: /dev/null, 0 bytes"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_one_line(arguments, complaint):
+    """What the user can mend is said in a line before anything is sent; exit status 2."""
+    result = CliRunner().invoke(main, ["models", *arguments])
+    assert result.exit_code == 2
+    assert complaint in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_token_may_end_with_a_newline(guarded):
+    """As tokens do that come out of a file."""
+    address, flags, pair = guarded
+    result = CliRunner().invoke(main, ["models", "--server", address, *flags[:-1], flags[-1] + "\n", *pair])
+    assert result.exit_code == 0
+
+
+def letters(classes):
+    """Return labels and the prediction of a model of that many classes, sure of the last but one."""
+    labels = tuple(string.ascii_uppercase) if classes == 26 else tuple(f"class {number}" for number in range(classes))
+    client = DigitClient(transport=FakeTransport(classes - 2, labels))
+    return labels, client.classify(np.ones((28, 28), bool))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 26, 1000])
+def test_models_of_any_number_of_classes_are_shown(classes):
+    """Line, JSON and drawing show the label; of many classes the drawing has the ten best."""
+    labels, prediction = letters(classes)
+    assert _terminal.line("a.png", prediction, 5) == f"a.png  {labels[-2]}  100.0%  fake/1"
+    answer = json.loads(_terminal.as_json("a.png", prediction))
+    assert (answer["digit"], answer["label"], len(answer["probabilities"])) == (classes - 2, labels[-2], classes)
+    lines = _terminal.drawing(np.ones((28, 28), bool), prediction, "utf-8").splitlines()
+    assert len(lines) == 14
+    assert next(line for line in lines if line.endswith("100.0%")).endswith(f"{labels[-2]} {'█' * 30} 100.0%")
+    assert sum(line.endswith("%") for line in lines) == min(classes, 10)
+
+
+def test_what_servers_say_stays_on_its_line():
+    """Labels and names that would break the line, or control the terminal, are shown escaped."""
+    client = DigitClient(transport=FakeTransport(0, ["\x1b[31mred\n", "b"]))
+    assert "\\x1b[31mred\\n" in _terminal.line("a\nb", client.classify(np.ones(784)), 4)
+    assert len(_terminal.line("a\nb", client.classify(np.ones(784)), 4).splitlines()) == 1
+
+
+def test_json_is_exact():
+    """Programs get every digit of the probabilities, people get them rounded."""
+    third = np.float32(1 / 3)
+    prediction = DigitClient(transport=FakeTransport([third] * 3, "abc")).classify(np.ones(784))
+    assert np.float32(json.loads(_terminal.as_json("a", prediction))["confidence"]) == third
+    assert " 33.3%" in _terminal.line("a", prediction, 1)

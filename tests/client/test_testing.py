@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from digits_client import AsyncDigitClient, ClientClosed, DigitClient, InvalidImage, NotFound, Prediction, testing
+from digits_client import (
+    AsyncDigitClient,
+    ClientClosed,
+    DeadlineExceeded,
+    DigitClient,
+    InvalidImage,
+    NotFound,
+    Prediction,
+    testing,
+)
 
 IMAGE = np.zeros((28, 28), np.uint8)
 
@@ -74,31 +83,35 @@ async def test_async_fake():
         assert (await client.models())[0].name == "fake"
 
 
-USERS_TEST = """
-from digits_client import DigitClient
-pytest_plugins = ["digits_client.testing"]
-def test_with_a_real_server(digits_server):
-    with DigitClient(digits_server) as client:
-        assert client.health()
-"""
+def test_any_transport_carries_a_client():
+    """`transport=` takes an object of the user's own; its errors are the call's, and it is closed with the client."""
+
+    class Flaky(testing.FakeTransport):
+        is_closed = False
+
+        def call(self, method, request, timeout_s):
+            if method.endswith("/Classify") and timeout_s < 1:
+                raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "too late")
+            return super().call(method, request, timeout_s)
+
+        def close(self):
+            self.is_closed = True
+
+    transport = Flaky(2, labels="abc")
+    with DigitClient(transport=transport) as client:
+        assert client.classify(IMAGE).label == "c"
+        with pytest.raises(DeadlineExceeded, match="too late"):
+            client.classify(IMAGE, timeout_s=0.5)
+    assert transport.is_closed
 
 
-def test_fixture(toy_models, tmp_path):
-    """A user's test that asks for the fixture finds a real server."""
-    (tmp_path / "test_theirs.py").write_text(USERS_TEST)
-    (tmp_path / "models").symlink_to(toy_models)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py"]
-    environment = {"DIGITS_SERVER_DEFAULT_MODEL": "toy-b", "PATH": ""}
-    result = subprocess.run(
-        command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert "1 passed" in result.stdout, result.stdout + result.stderr
-
-
-def test_server_that_does_not_start_is_said():
-    """A wrong setting is an error at once, not a wait."""
-    with pytest.raises(RuntimeError, match="did not start"):
-        next(testing.serve("--models=/nowhere"))
+async def test_one_transport_serves_both_clients():
+    """The fake's images are remembered whichever client sent them."""
+    transport = testing.FakeTransport(3)
+    assert DigitClient(transport=transport).classify(IMAGE).digit == 3
+    async with AsyncDigitClient(transport=transport) as client:
+        assert (await client.classify(IMAGE)).digit == 3
+    assert len(transport.images) == 2
 
 
 USERS_PROGRAM = """
@@ -144,4 +157,4 @@ def test_users_get_types(tmp_path):
     errors = [line for line in result.stdout.splitlines() if ": error:" in line]
     assert len(errors) == 1, result.stdout
     assert 'Argument "timeout_s" to "DigitClient" has incompatible type "str"' in errors[0]
-    assert 'Revealed type is "digits_client._messages.Prediction"' in result.stdout
+    assert 'Revealed type is "digits_client._results.Prediction"' in result.stdout

@@ -25,7 +25,6 @@ from http2 import CLASSIFY, HEADERS, Connection, framed
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client._wire import varint
 from open_inference.v2 import inference_pb2 as infer_pb
 
 STREAM, LIST = (f"/digits.v1.DigitClassifier/{name}" for name in ("ClassifyStream", "ListModels"))
@@ -68,6 +67,15 @@ def valid_requests():
     )
     typed.inputs[0].contents.fp32_contents.extend([0.5] * 784)
     return [pb.ClassifyRequest(pixels=pixels), full, floats, pb.ClassifyStreamRequest(request=full), raw, typed]
+
+
+def varint(number: int) -> bytes:
+    """Return the base-128 encoding of a number >= 0, as protobuf has it."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
 
 
 class Fuzzer:

@@ -3,8 +3,7 @@
 import httpx
 from gateways import conforms, start_gateway
 
-from digits_client import metrics
-from digits_web import stats
+from digits_web import metrics, stats
 
 
 def look(at_s, calls):

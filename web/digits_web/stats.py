@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import Any
 
-from digits_client import metrics
+from digits_web import metrics
 from digits_web.problems import Problem
 
 WINDOW_S = 10.0

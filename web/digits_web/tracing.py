@@ -13,6 +13,7 @@ from collections.abc import Callable
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.util.http import ExcludeList
@@ -25,7 +26,8 @@ def set_up() -> Callable[[ASGIApp], ASGIApp]:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)  # where digits_client finds it
+    trace.set_tracer_provider(provider)
+    GrpcAioInstrumentorClient().instrument()  # type: ignore[no-untyped-call]  # the calls of clients that are made from now on
     for handler in logging.getLogger().handlers:
         handler.addFilter(_add_trace)
     return lambda app: OpenTelemetryMiddleware(

@@ -10,9 +10,11 @@ from packages import image_of
 from stub_server import Servicer, answer, serving, until
 
 from digits_client import AsyncDigitClient, Cancelled, DeadlineExceeded, InvalidImage, InvalidRequest, Overloaded
-from digits_client._merging import Merging
+from digits_client._coalesce import Coalescer
+from digits_client._codec import Options
 
 BLANK = np.zeros(784, np.uint8)
+OPTIONS = Options("", "")
 
 
 def image(number):
@@ -56,7 +58,7 @@ async def test_calls_of_one_turn_travel_as_one(client, servicer, gate):
 
 async def test_calls_gather_while_others_are_under_way(client, servicer, gate, monkeypatch):
     """A lone call goes at once; with two requests under way further calls wait, and go together."""
-    monkeypatch.setattr("digits_client._merging.PATIENCE_S", 1000)
+    monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
     calls = []
     for number in range(20):
         calls.append(asyncio.create_task(client.classify(image(number))))
@@ -70,7 +72,7 @@ async def test_calls_gather_while_others_are_under_way(client, servicer, gate, m
 
 async def test_a_stuck_request_does_not_hold_up_others(client, servicer, gate, monkeypatch):
     """Calls do not wait for ever for those under way to make room."""
-    monkeypatch.setattr("digits_client._merging.PATIENCE_S", 0.01)
+    monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 0.01)
     calls = []
     for number in range(4):
         calls.append(asyncio.create_task(client.classify(image(number))))
@@ -176,7 +178,7 @@ async def test_floats_and_bytes_travel_apart(client, servicer, gate):
 
 async def test_close_ends_waiting_calls_and_those_under_way(client, servicer, gate, monkeypatch):
     """Nobody waits for a closed client: not those who were sent, not those who were still waiting."""
-    monkeypatch.setattr("digits_client._merging.PATIENCE_S", 1000)
+    monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
     calls = []
     for number in range(4):
         calls.append(asyncio.create_task(client.classify(image(number))))
@@ -195,9 +197,9 @@ async def test_an_overloaded_server_is_said_to_each(server):
     async def ask(*_):
         raise Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
-    merging = Merging(ask, b"", lanes=1)
+    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls = (merging.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
+    calls = (coalescer.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [error.retryable for error in errors] == [True, True]
 
@@ -208,33 +210,33 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting():
     async def ask(*_):
         raise ZeroDivisionError
 
-    merging = Merging(ask, b"", lanes=1)
+    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls = (merging.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
+    calls = (coalescer.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(error) for error in errors] == [ZeroDivisionError] * 2
 
 
 async def test_groups_are_bounded_and_both_forms_get_their_turn(monkeypatch):
     """At most 256 images travel as one, floats are not kept waiting by ever more bytes; patience sends one group."""
-    monkeypatch.setattr("digits_client._merging.PATIENCE_S", 1000)
+    monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
     sizes, gates = [], []
 
-    async def ask(request, _timeout_s):
+    async def ask(request, _count, _timeout_s):
         sizes.append(len(request) // 784)
         gates.append(asyncio.get_running_loop().create_future())
         return await gates[-1]
 
-    merging = Merging(ask, b"", lanes=1)
+    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
     images = [BLANK.tobytes()] * 258 + [bytes(4 * 784)]
     calls = [
-        asyncio.create_task(merging.classify(data, deadline, is_float=len(data) > 784))
+        asyncio.create_task(coalescer.classify(data, deadline, is_float=len(data) > 784))
         for data in [*images, BLANK.tobytes()]
     ]
     await until(lambda: sizes)
     assert sizes == [4]  # a float has the bytes of four
-    merging._lose_patience()
+    coalescer._on_max_delay()
     await until(lambda: len(sizes) > 1)
     assert sizes == [4, 256]
     for gate in gates[:]:
@@ -250,16 +252,16 @@ async def test_those_who_left_are_not_asked_for_again():
     """When a refused request is halved, only images that somebody still waits for are sent again."""
     sizes, calls = [], []
 
-    async def ask(request, _timeout_s):
+    async def ask(request, _count, _timeout_s):
         sizes.append(len(request) // 784)
         for call in calls[2:]:
             call.cancel()
         await asyncio.sleep(0)
         raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "no")
 
-    merging = Merging(ask, b"", lanes=1)
+    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls += [asyncio.create_task(merging.classify(BLANK.tobytes(), deadline, is_float=False)) for _ in range(4)]
+    calls += [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline, is_float=False)) for _ in range(4)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [InvalidRequest] * 2 + [asyncio.CancelledError] * 2
     assert sizes == [4, 2, 1, 1]

@@ -7,7 +7,7 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from digits_client import metrics
+from digits_web import metrics
 
 
 class Page:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from grpc_health.v1 import health_pb2
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client._wire import Columns
+from digits_client._codec import Columns
 
 
 class Quality(enum.IntFlag):
@@ -44,32 +44,46 @@ class Prediction:
     """What one image shows."""
 
     digit: int
-    """0 to 9."""
+    """The class: 0 to 9 for a model of digits, 0 to its number of classes - 1 for others. `label` is its name."""
     confidence: float
     """Calibrated probability of `digit`."""
     probabilities: npt.NDArray[np.float32]
-    """(10,) one for each digit."""
+    """(classes,) one for each class."""
     quality: Quality
     """What is odd about the image; falsy if nothing is."""
     model: str
     version: str
     timing: Timing
+    classes: tuple[str, ...] = ()
+    """Labels of the model's classes, in the order of `probabilities`; empty if the server doesn't tell."""
+
+    @property
+    def label(self) -> str:
+        """The label of `digit`: "7", or what the model calls that class; its number if the server doesn't tell."""
+        return _label(self.classes, self.digit)
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What n images show, as columns."""
 
-    digits: npt.NDArray[np.uint8]
-    """(n,) 0 to 9."""
+    digits: npt.NDArray[np.unsignedinteger]
+    """(n,) classes, 0 to 9 for a model of digits: uint8, and wider for models of more than 256 classes."""
     confidences: npt.NDArray[np.float32]
     """(n,) calibrated probabilities of `digits`."""
     probabilities: npt.NDArray[np.float32]
-    """(n, 10) one for each digit."""
-    quality: npt.NDArray[np.uint8]
+    """(n, classes) one for each class."""
+    quality: npt.NDArray[np.unsignedinteger]
     """(n,) `Quality` bits."""
     model: str
     version: str
+    classes: tuple[str, ...] = ()
+    """Labels of the model's classes, in the order of `probabilities`; empty if the server doesn't tell."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The n labels of `digits`: see `Prediction.label`."""
+        return [_label(self.classes, digit) for digit in self.digits.tolist()]
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -88,14 +102,36 @@ class Model:
     reason: str
     """Why it was refused, or how its trial goes. Of one that serves: what is wrong with newer files in its place."""
     test_accuracy: float
-    """Share of the MNIST test images it recognises."""
+    """Share of its test images that it recognises, as its package states; 0 where that is unknown."""
     batching_gain: float
     """Images per second in batches over images per second alone, on that server."""
     batch_costs: Mapping[int, float]
     """Seconds that a run takes there, by images in it; empty for a model that is not serving."""
+    labels: tuple[str, ...] = ()
+    """What its classes are called, in the order of `probabilities`."""
 
 
-def each(columns: Columns) -> Iterator[Prediction]:
+class Labels:
+    """What the classes of each version are called, learned from lists of models."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def get(self, answer: Columns) -> tuple[str, ...] | None:
+        """Return the labels of the version that answered; None if they have yet to be learned."""
+        return self._known.get((answer.model, answer.version))
+
+    def learn(self, answer: Columns, models: Iterable[Model]) -> tuple[str, ...]:
+        """Return the labels of the version that answered, none if no list names them, and remember all."""
+        self._known |= {(model.name, model.version): model.labels for model in models if model.labels}
+        return self._known.setdefault((answer.model, answer.version), ())
+
+
+def _label(classes: tuple[str, ...], digit: int) -> str:
+    return classes[digit] if digit < len(classes) else str(digit)
+
+
+def each(columns: Columns, classes: tuple[str, ...]) -> Iterator[Prediction]:
     """Yield the results for the images of an answer, one by one."""
     times = columns.timing
     timing = Timing(times.queue_seconds, times.inference_seconds, times.batch_size)
@@ -107,10 +143,10 @@ def each(columns: Columns) -> Iterator[Prediction]:
         columns.quality.tolist(),
         strict=True,
     ):
-        yield Prediction(digit, confidence, probabilities, Quality(quality), model, version, timing)
+        yield Prediction(digit, confidence, probabilities, Quality(quality), model, version, timing, classes)
 
 
-def joined(answers: Sequence[Columns]) -> Predictions:
+def joined(answers: Sequence[Columns], classes: tuple[str, ...]) -> Predictions:
     """Return the columns of one or more answers, in order."""
     return Predictions(
         digits=np.concatenate([answer.digits for answer in answers]),
@@ -119,6 +155,7 @@ def joined(answers: Sequence[Columns]) -> Predictions:
         quality=np.concatenate([answer.quality for answer in answers]),
         model=answers[-1].model,
         version=answers[-1].version,
+        classes=classes,
     )
 
 
@@ -135,6 +172,7 @@ def models(answer: bytes) -> list[Model]:
             test_accuracy=model.test_accuracy,
             batching_gain=model.batching_gain,
             batch_costs={cost.batch_size: cost.seconds for cost in model.batch_costs},
+            labels=tuple(model.labels),
         )
         for model in pb.ListModelsResponse.FromString(answer).models
     ]

@@ -1,0 +1,152 @@
+"""Coalesces concurrent calls of one event loop into shared requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+
+from digits_client import _codec
+from digits_client._codec import Options
+from digits_client._errors import Cancelled, DeadlineExceeded, InvalidRequest, again
+from digits_client._results import Prediction
+
+MAX_BATCH = 256
+"""Most images of different callers in one request: one more would save next to nothing, and share one more's fate."""
+MAX_DELAY_S = 0.1
+"""How long calls wait for those in flight, at most: one server that hangs must not hold up calls to the others."""
+
+
+class Call:
+    """One image whose caller waits for the result."""
+
+    __slots__ = ("batch", "context", "data", "deadline", "is_float", "result", "task")
+
+    def __init__(self, data: bytes, deadline: float, result: asyncio.Future[Prediction], *, is_float: bool) -> None:
+        self.data, self.is_float = data, is_float
+        self.deadline = deadline  # by the event loop's clock
+        self.result = result
+        self.context = contextvars.copy_context()  # where a tracing interceptor finds the caller's span
+        self.batch: list[Call] = []  # those that share its request, itself among them
+        self.task: asyncio.Task[None] | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Give up, unless that has happened."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
+    def expire(self) -> None:
+        """Give up because the caller's own time is up."""
+        self.fail(DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the call's timeout"))
+
+    def leave(self) -> None:
+        """Cancel the request if the caller who has left was the last who cared."""
+        if self.task and all(call.result.done() for call in self.batch):
+            self.task.cancel()
+
+
+class Coalescer:
+    """Sends single images to the server, those of concurrent callers together.
+
+    While fewer than `max_in_flight` requests are in flight, whoever waits is sent at once, alone or not; otherwise all
+    wait, and those who wait are sent together. So a lone call is never delayed, and batches form under load.
+
+    Args:
+        ask: Sends the bytes of a `ClassifyRequest` of so many images, with a timeout in seconds, and returns the
+            results. It runs in the context of the first of the callers.
+        options: Those of the client.
+        max_in_flight: Requests that may be in flight at once.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[bytes, int, float], Awaitable[Sequence[Prediction]]],
+        options: Options,
+        max_in_flight: int,
+    ) -> None:
+        self._ask, self._options, self._max_in_flight = ask, options, max_in_flight
+        self._loop = asyncio.get_running_loop()
+        self._waiting: tuple[deque[Call], deque[Call]] = (deque(), deque())  # bytes, floats: a request holds one kind
+        self._is_float_next = False
+        self._is_scheduled = False
+        self._max_delay: asyncio.TimerHandle | None = None
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def classify(self, data: bytes, deadline: float, *, is_float: bool) -> Prediction:
+        """Return what one encoded image shows, by `deadline` of the event loop's clock."""
+        call = Call(data, deadline, self._loop.create_future(), is_float=is_float)
+        self._waiting[is_float].append(call)
+        if not self._is_scheduled:  # for once everybody has called who can in this turn of the loop
+            self._is_scheduled = True
+            self._loop.call_soon(self._flush)
+        timer = self._loop.call_at(deadline, call.expire)
+        try:
+            return await call.result
+        except (asyncio.CancelledError, DeadlineExceeded):
+            call.leave()
+            raise
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Give up all calls that wait."""
+        for waiting in self._waiting:
+            while waiting:
+                waiting.popleft().fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
+
+    def _flush(self, *, is_forced: bool = False) -> None:
+        """Send what may be sent; if forced, one request more."""
+        self._is_scheduled = False
+        while (is_forced or len(self._in_flight) < self._max_in_flight) and (batch := self._take()):
+            is_forced = False
+            task = self._loop.create_task(self._send(batch), context=batch[0].context)
+            for call in batch:
+                call.batch, call.task = batch, task
+            self._in_flight.add(task)
+            task.add_done_callback(self._on_done)
+        if any(self._waiting) and self._max_delay is None:
+            self._max_delay = self._loop.call_later(MAX_DELAY_S, self._on_max_delay)
+
+    def _take(self) -> list[Call]:
+        """Return the calls that are sent next, none if none wait. Both kinds get their turn, whatever their numbers."""
+        self._is_float_next = not self._is_float_next
+        for waiting in (self._waiting[self._is_float_next], self._waiting[not self._is_float_next]):
+            if waiting:
+                return [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+        return []
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if any(self._waiting):
+            self._flush()
+
+    def _on_max_delay(self) -> None:
+        self._max_delay = None
+        self._flush(is_forced=True)
+
+    async def _send(self, batch: list[Call]) -> None:
+        batch = [call for call in batch if not call.result.done()]
+        if not batch:  # they have left in the meantime
+            return
+        data = b"".join([call.data for call in batch])
+        request = _codec.request(self._options, data, is_float=batch[0].is_float)
+        latest = max(call.deadline for call in batch)  # each caller's own deadline has its own timer
+        try:
+            results = await self._ask(request, len(batch), latest - self._loop.time())
+        except InvalidRequest as error:
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            middle = len(batch) // 2  # only the guilty may fail; who it is, halving tells
+            await self._send(batch[:middle])
+            await self._send(batch[middle:])
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may be left waiting
+            for call in batch:
+                call.fail(again(error))
+        else:
+            for call, prediction in zip(batch, results, strict=True):
+                if not call.result.done():
+                    call.result.set_result(prediction)

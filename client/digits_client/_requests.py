@@ -1,0 +1,149 @@
+"""What goes into which message of a call: decided here, done by the clients. No network, no clock, no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from digits_client import _arrays, _codec, _images
+from digits_client._arrays import PIXELS, Rows
+from digits_client._codec import Columns, Options
+from digits_client._errors import DigitsError, InvalidImage
+
+ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | _arrays.ArrayLike
+"""A file's path, the bytes of a PNG or JPEG, a PIL image, or an array: see `DigitClient.classify`."""
+
+IMAGES_PER_CALL = 1024
+"""Images in one call of `classify_many`: 0.8 MB of pixels, 3.2 MB of floats; servers accept 4 MB."""
+CALLS_AT_ONCE = 2
+"""Calls of `classify_many` in flight: one travels while the other is computed; more gained nothing when measured."""
+
+
+class Stream:
+    """The messages of one stream: request i belongs to answer i.
+
+    What can't be read as a picture is sent as a request without one, which the server refuses in its place, and
+    replaced by what was wrong when that answer comes. So no order has to be kept beside the stream's own.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._unreadable: dict[int, InvalidImage] = {}
+        self._sent = self._answered = 0
+
+    def request(self, image: ImageLike) -> bytes:
+        """Return the message that asks for an image."""
+        data, is_float = b"", False
+        try:
+            data, is_float = encoded(prepare(image))
+        except InvalidImage as error:
+            self._unreadable[self._sent] = error
+        self._sent += 1
+        return _codec.stream_request(self._options, data, is_float=is_float)
+
+    def result(self, answer: bytes) -> Columns | DigitsError:
+        """Return what the next answer says."""
+        unreadable = self._unreadable.pop(self._answered, None)
+        self._answered += 1
+        return _codec.stream_answer(answer) if unreadable is None else unreadable
+
+
+def prepare(image: ImageLike) -> Rows:
+    """Return one image as (1, 784), uint8 or float32: an array as it is, a picture prepared as MNIST's were.
+
+    Raises:
+        InvalidImage: It is none of the kinds of `ImageLike`, or can't be read.
+    """
+    if _arrays.is_array(image):
+        return _arrays.row(image)
+    if isinstance(image, bytearray | memoryview):
+        image = bytes(image)
+    if not isinstance(image, str | Path | bytes | Image.Image):
+        raise InvalidImage(f"image: {_kind(image)}; allowed are a path, bytes, a PIL image or an array")
+    try:
+        return _images.prepare(image)
+    except Exception as error:  # decoders raise whatever they like of damaged files
+        cause = error.__cause__ if isinstance(error, InvalidImage) else error
+        if not isinstance(cause, Exception):
+            raise
+        raise InvalidImage(f"{_name(image)}: can't be read as a picture: {_reason(cause)}") from cause
+
+
+def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
+    """Return many images as (n, 784): one array of them, or any number of things that `prepare` takes.
+
+    uint8 if all are, else float32.
+
+    Raises:
+        InvalidImage: One of them can't be read, or there are none.
+    """
+    if isinstance(images, np.ndarray) or hasattr(images, "__array__"):
+        many = _arrays.rows(images)
+    else:
+        many = _joined([_numbered(at, image) for at, image in enumerate(each(images))])
+    if not len(many):
+        raise InvalidImage("images: there are none")
+    return many
+
+
+def each(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """Return an iterator of images.
+
+    Raises:
+        InvalidImage: They can't be iterated, or are one image, whose letters or bytes would be.
+    """
+    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image):
+        raise InvalidImage(f"images: {_kind(images)}, which is one image; put it in a list, or use classify")
+    try:
+        return iter(images)
+    except TypeError:
+        raise InvalidImage(f"images: {_kind(images)}; allowed are an array, or any number of images") from None
+
+
+def encoded(rows: Rows) -> tuple[bytes, bool]:
+    """Return (n, 784) images as a request holds them, and whether they are floats."""
+    is_float = rows.dtype != np.uint8
+    return (rows.astype("<f4", copy=False) if is_float else rows).tobytes(), is_float
+
+
+def requests(rows: Rows, options: Options) -> Iterator[tuple[bytes, int]]:
+    """Yield the requests for (n, 784) images, each with the number of images in it."""
+    for start in range(0, len(rows), IMAGES_PER_CALL):
+        some = rows[start : start + IMAGES_PER_CALL]
+        data, is_float = encoded(some)
+        yield _codec.request(options, data, is_float=is_float), len(some)
+
+
+def _numbered(at: int, image: ImageLike) -> Rows:
+    try:
+        return prepare(image)
+    except InvalidImage as error:
+        raise InvalidImage(f"images[{at}]: {error}") from error.__cause__
+
+
+def _joined(each: list[Rows]) -> Rows:
+    if any(one.dtype == np.float32 for one in each):
+        scale = np.float32(1 / 255)
+        return np.concatenate([one if one.dtype == np.float32 else one * scale for one in each], dtype=np.float32)
+    return np.concatenate([np.empty((0, PIXELS), np.uint8), *each], dtype=np.uint8)
+
+
+def _kind(thing: object) -> str:
+    return "None" if thing is None else f"an object of type {type(thing).__name__}"
+
+
+def _name(image: str | Path | bytes | Image.Image) -> str:
+    if isinstance(image, Image.Image):
+        return "PIL image"
+    return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a picture can't be read, without the name of the file or of the object that was read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in none of the known formats"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
