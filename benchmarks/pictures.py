@@ -6,6 +6,7 @@ Runs the models itself, without a server: what is measured is the preparation. "
 refuses in words; "flagged" are those and the ones that the server would call uncertain.
 """
 
+# ruff: noqa: ANN001, ANN201, ANN204 - numpy arrays throughout, and nobody imports it
 import argparse
 import gzip
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFont
+from sklearn import datasets
 
 from digits_client import InvalidImage, prepare
 
@@ -28,7 +30,7 @@ import scenes  # noqa: E402  the tests' own pictures
 class Model:
     """A shipped model and the thresholds that the server judges its answers by."""
 
-    def __init__(self, name):
+    def __init__(self, name) -> None:
         self.session = onnxruntime.InferenceSession(ROOT / "models" / name / "1" / "model.onnx")
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.abstain = json.loads(metadata["digits.abstain"])
@@ -51,12 +53,12 @@ def mnist():
 
 def load_digits(rng, sharp):
     """Yield scikit-learn's 8 x 8 digits enlarged on a larger noisy page."""
-    from sklearn.datasets import load_digits as load
-
-    data = load()
+    data = datasets.load_digits()
     for image, label in zip(data.images, data.target, strict=True):
         size = int(rng.integers(60, 160))
-        ink = np.asarray(Image.fromarray((image / 16).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
+        ink = np.asarray(
+            Image.fromarray((image / 16).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+        )
         ink = np.clip((ink - 0.5) * 4 + 0.5, 0, 1) if sharp else np.clip(ink, 0, 1)
         yield scenes.photo(np.pad(ink, [tuple(rng.integers(10, 100, 2)) for _ in range(2)]), rng), label
 
@@ -87,7 +89,7 @@ def pictures(name, count, seed, folder):
             yield scenes.scene(name, images, index, rng), labels[index]
 
 
-def main():
+def main() -> None:
     """Print a line for each scene."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenes", nargs="*", metavar="SCENE")
@@ -96,9 +98,13 @@ def main():
     parser.add_argument("--fonts", type=Path)
     parser.add_argument("--sheets", type=Path, help="folder for pictures of what was prepared, the wrong ones first")
     arguments = parser.parse_args()
-    names = arguments.scenes or [*scenes.SCENES, "load_digits", "load_digits sharp", *(["fonts"] if arguments.fonts else [])]
+    names = arguments.scenes or [
+        *scenes.SCENES,
+        "load_digits",
+        "load_digits sharp",
+        *(["fonts"] if arguments.fonts else []),
+    ]
     models = [Model("digits-mlp"), Model("digits-cnn")]
-    print(f"{'scene':18}{'refused':>8}{'ms':>6}   accuracy / of the unflagged / flagged, in %: digits-mlp, digits-cnn")
     for name in names:
         shown, rows, labels, refused, took = [], [], [], [], 0.0
         for picture, label in pictures(name, arguments.count, arguments.seed, arguments.fonts):
@@ -120,8 +126,9 @@ def main():
             certain &= ~np.array(refused)
             right = (digits == labels) & ~np.array(refused)
             wrong |= ~right
-            line += f"   {100 * right.mean():5.1f} / {100 * right[certain].mean():5.1f} / {100 * (1 - certain.mean()):4.1f}"
-        print(line, flush=True)
+            line += (
+                f"   {100 * right.mean():5.1f} / {100 * right[certain].mean():5.1f} / {100 * (1 - certain.mean()):4.1f}"
+            )
         if arguments.sheets:
             sheet(shown, rows, np.argsort(~wrong, kind="stable")[:60]).save(arguments.sheets / f"{name}.png")
 

@@ -1,13 +1,13 @@
 """Pictures of one digit as people take them: on paper, in shadow, in a form's box, among specks and neighbours.
 
-Every scene takes a digit's ink (28, 28) uint8 and a generator, and returns a picture; none is cut from real photographs.
+Every scene takes a digit's ink (28, 28) uint8 and a generator, and returns a picture.
 """
 
 import math
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 PAPER, INK = 225, 45  # grey levels, of 255
 
@@ -20,7 +20,7 @@ def enlarged(ink, size):
 
 
 def page(ink, rng, size=None, room=(0.1, 0.9)):
-    """Return a digit's ink, placed anywhere on a page, and its box; the margin is `room` times its size at each side."""
+    """Return a digit's ink, placed on a page, and its box; each margin is `room` times its size."""
     size = size or int(rng.integers(60, 200))
     large = enlarged(ink, size)
     left, right, top, bottom = (int(size * rng.uniform(*room)) for _ in range(4))
@@ -66,16 +66,20 @@ def shadow(ink, rng):
     height, width = canvas.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle = rng.uniform(0, 2 * math.pi)
-    along = (x - width * rng.uniform(0.3, 0.7)) * math.cos(angle) + (y - height * rng.uniform(0.3, 0.7)) * math.sin(angle)
+    along = (x - width * rng.uniform(0.3, 0.7)) * math.cos(angle) + (y - height * rng.uniform(0.3, 0.7)) * math.sin(
+        angle
+    )
     across = -(x - width / 2) * math.sin(angle) + (y - height / 2) * math.cos(angle)
-    along += min(canvas.shape) * rng.uniform(0, 0.1) * np.sin(across / min(canvas.shape) * rng.uniform(3, 9))  # knuckles
+    along += (
+        min(canvas.shape) * rng.uniform(0, 0.1) * np.sin(across / min(canvas.shape) * rng.uniform(3, 9))
+    )  # knuckles
     soft = min(canvas.shape) * rng.uniform(0.005, 0.04)
     return photo(canvas, rng, 1 - rng.uniform(0.25, 0.55) / (1 + np.exp(np.clip(along / soft, -50, 50))))
 
 
 def specks(ink, rng):
     """Three specks of dirt beside the digit."""
-    canvas, (left, top, size) = page(ink, rng, room=(0.3, 0.9))
+    canvas, (_left, _top, size) = page(ink, rng, room=(0.3, 0.9))
     ys, xs = np.nonzero(canvas > 0.5)
     for _ in range(3):
         radius = size * rng.uniform(0.015, 0.04)
@@ -89,7 +93,7 @@ def specks(ink, rng):
 
 def neighbour(ink, rng, other):
     """A part of the next digit, cut by the picture's edge."""
-    canvas, (left, top, size) = page(ink, rng, room=(0.25, 0.7))
+    canvas, (_left, top, size) = page(ink, rng, room=(0.25, 0.7))
     beside = enlarged(other, size)
     columns = np.flatnonzero(beside.max(0) > 0.3)
     shown = max(2, int((columns[-1] - columns[0]) * rng.uniform(0.15, 0.5)))
@@ -105,7 +109,7 @@ def neighbour(ink, rng, other):
 
 def frame(ink, rng):
     """A form's field, drawn around the digit."""
-    canvas, (left, top, size) = page(ink, rng, room=(0.3, 0.9))
+    canvas, (_left, _top, size) = page(ink, rng, room=(0.3, 0.9))
     ys, xs = np.nonzero(canvas > 0.3)
     thick = max(1, round(size * rng.uniform(0.01, 0.04)))
     gap = [thick + size * rng.uniform(0.04, 0.2) for _ in range(4)]
@@ -114,15 +118,24 @@ def frame(ink, rng):
     corners = np.array([a, (b[0], a[1]), b, (a[0], b[1])], np.float32)
     turn = math.radians(rng.uniform(-3, 3))
     middle = corners.mean(0)
-    corners = (corners - middle) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]) + middle
+    corners = (corners - middle) @ np.array(
+        [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]
+    ) + middle
     lines = np.zeros_like(canvas)
-    cv2.polylines(lines, [corners.round().astype(np.int32)], True, float(rng.uniform(0.6, 1)), thick, cv2.LINE_AA)
+    cv2.polylines(
+        lines,
+        [corners.round().astype(np.int32)],
+        isClosed=True,
+        color=float(rng.uniform(0.6, 1)),
+        thickness=thick,
+        lineType=cv2.LINE_AA,
+    )
     return photo(np.maximum(canvas, lines), rng)
 
 
 def table(ink, rng):
     """A dark table beside the sheet, at one or two edges."""
-    canvas, (left, top, size) = page(ink, rng, room=(0.35, 0.9))
+    canvas, (_left, _top, size) = page(ink, rng, room=(0.35, 0.9))
     height, width = canvas.shape
     grey = np.full(canvas.shape, 1, np.float32)
     for edge in rng.choice(4, int(rng.integers(1, 3)), replace=False):
@@ -182,7 +195,7 @@ def pencil(ink, rng):
 
 def pen(ink, rng):
     """The same hand with a thinner or thicker pen, 1/28 to 5/28 of the digit's square wide."""
-    canvas, (left, top, size) = page(ink, rng)
+    canvas, (_left, _top, size) = page(ink, rng)
     more = rng.uniform(-0.9, 2.0) / 28 * size  # MNIST's is 2.9 of 28 wide
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(1, round(abs(more))),) * 2)
     return photo((cv2.dilate if more > 0 else cv2.erode)(canvas, kernel), rng)
@@ -202,18 +215,6 @@ def impulse(ink, rng):
     where = rng.random(grey.shape)
     grey[where < 0.02], grey[where > 0.98] = 0, 255
     return Image.fromarray(grey)
-
-
-def stroke(ink, rng):
-    """A pen's stray line beside the digit."""
-    canvas, (left, top, size) = page(ink, rng, room=(0.3, 0.9))
-    xs = np.flatnonzero(canvas.max(0) > 0.3)
-    x = xs.max() + size * rng.uniform(0.08, 0.2) if rng.random() < 0.5 else xs.min() - size * rng.uniform(0.08, 0.2)
-    length = size * rng.uniform(0.2, 0.5)
-    y = top + rng.uniform(0, size - length)
-    thick = max(1, round(size * rng.uniform(0.02, 0.05)))
-    cv2.line(canvas, (round(x), round(y)), (round(x + rng.uniform(-0.1, 0.1) * size), round(y + length)), 0.9, thick)
-    return photo(canvas, rng)
 
 
 SCENES = {
@@ -236,7 +237,7 @@ def number(images, indices, rng, gap=(2, 12), touching=False):
     """Return ink of digits in a row, (height, width) in [0, 1]; `touching` makes one pair of neighbours meet."""
     base = int(rng.integers(60, 140))
     meet = int(rng.integers(len(indices) - 1)) if touching else -1
-    canvas = np.zeros((base * 2, base * (len(indices) + 2)), np.float32)
+    canvas = np.zeros((base * 2, base * 2 * (len(indices) + 1)), np.float32)
     right = base // 2
     for place, index in enumerate(indices):
         size = int(base * rng.uniform(0.85, 1.15))
@@ -248,9 +249,11 @@ def number(images, indices, rng, gap=(2, 12), touching=False):
         top = base // 2 + int(rng.uniform(-0.08, 0.08) * base)
         if place - 1 == meet:
             left = right
-            while not (np.minimum(canvas[top : top + size, left : left + large.shape[1]], large) > 0.5).any():
+            while (
+                left > max(1, right - base // 2)
+                and not (np.minimum(canvas[top : top + size, left : left + large.shape[1]], large) > 0.5).any()
+            ):
                 left -= 1
-            left -= int(rng.integers(0, 2))
         else:
             left = right + int(rng.integers(*gap))
         part = canvas[top : top + size, left : left + large.shape[1]]

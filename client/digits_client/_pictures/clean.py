@@ -49,7 +49,7 @@ def ink_of(grey: Grey) -> Ink:
     height, width = grey.shape
     shrink = min(1.0, COARSE / max(grey.shape))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    coarse = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    coarse = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
     if not _is_dark_on_bright(coarse):
         grey, coarse = 255 - grey, 255 - coarse
     side = max(3, round(THICKEST * max(size)))
@@ -73,7 +73,7 @@ def parts_of(ink: Ink, least: float = 0.0) -> tuple[list[Part], npt.NDArray[np.i
     some = ink[::4, ::4]
     middle = float(np.median(some))
     noise = 1.5 * float(np.median(np.abs(some - middle)))  # as a standard deviation
-    level = max(STRONG * float(cv2.blur(ink, (3, 3)).max()), middle + 4 * noise, 15.0) if not least else least
+    level = least or max(STRONG * float(cv2.blur(ink, (3, 3)).max()), middle + 4 * noise, 15.0)
     mask = _without_lines((ink > level).astype(np.uint8))
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
     inked = np.flatnonzero(mask)
@@ -92,20 +92,25 @@ def _without_lines(mask: Mask) -> Mask:
     """Return the mask without thin lines across the whole picture; strokes that they cross stay."""
     thick = max(3, round(LINE * min(mask.shape)))
     for across in (False, True):
-        turned = np.ascontiguousarray(mask.T) if across else mask
+        turned: Mask = np.ascontiguousarray(mask.T) if across else mask
         width = turned.shape[1]
-        thin = turned & (1 - cv2.morphologyEx(turned, cv2.MORPH_OPEN, np.ones((thick + 1, 1), np.uint8)))
-        runs = thin & cv2.morphologyEx(turned, cv2.MORPH_OPEN, np.ones((1, max(15, width // 8)), np.uint8))
+        thin = turned & (1 - _opened(turned, thick + 1, 1))
+        runs = thin & _opened(turned, 1, max(15, width // 8))
         if cv2.countNonZero(runs) < width / 2:
             continue
         joined = cv2.dilate(runs, np.ones((3, width // 3), np.uint8))  # over strokes, and the steps of a tilted line
         _, labels, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
         lines = [label for label, (_, _, length, _, _) in enumerate(boxes.tolist()) if label and length >= 0.9 * width]
         if lines:
-            line = cv2.dilate((np.isin(labels, lines) & (runs > 0)).astype(np.uint8), np.ones((3, 1), np.uint8))
-            turned = turned & (1 - line * thin)
+            line = (np.isin(labels, lines) & (runs > 0)).astype(np.uint8)
+            turned = turned & (1 - np.asarray(cv2.dilate(line, np.ones((3, 1), np.uint8)), np.uint8) * thin)
             mask = np.ascontiguousarray(turned.T) if across else turned
     return mask
+
+
+def _opened(mask: Mask, height: int, width: int) -> Mask:
+    """Return those pixels that lie in a filled rectangle of this size."""
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((height, width), np.uint8)), np.uint8)
 
 
 def _without_frames(parts: list[Part]) -> list[Part]:

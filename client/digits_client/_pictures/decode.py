@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from digits_client._errors import InvalidImage
 
@@ -29,24 +29,21 @@ def decode(picture: str | Path | bytes | Image.Image) -> Grey:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             image.draft("L", (ENOUGH, ENOUGH))  # a large JPEG is decoded at a fraction of its size
             return _grey(image)
-    except OSError as error:
-        reason = error.strerror or _sentence(error, picture)
-    except Exception as error:  # noqa: BLE001  damaged files make Pillow's decoders raise nearly anything
-        reason = _sentence(error, picture)
-    raise InvalidImage(f"{_name(picture)}: can't be read as a picture: {reason}")
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        raise InvalidImage(f"{_name(picture)}: can't be read as a picture: {_reason(error)}") from error
 
 
 def _name(picture: str | Path | bytes | Image.Image) -> str:
-    if isinstance(picture, bytes):
-        return f"{len(picture)} bytes"
-    return "image" if isinstance(picture, Image.Image) else str(picture)
+    if isinstance(picture, Image.Image):
+        return "PIL image"
+    return f"{len(picture)} bytes" if isinstance(picture, bytes) else str(picture)
 
 
-def _sentence(error: Exception, picture: object) -> str:
-    """Return what went wrong in a few words; Pillow's own name an object in memory."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is in none of the known formats" if picture else "it is empty"
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    """Return why a picture can't be read, without the name of the file or of the object that was read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in none of the known formats"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _grey(image: Image.Image) -> Grey:
@@ -80,8 +77,7 @@ def _opaque(pixels: Grey) -> Grey:
     drawn = grey[alpha > 0.5]
     if not drawn.size or alpha.min() > 0.99:
         return _uint8(grey if drawn.size else np.full_like(grey, 255))
-    if drawn.size > alpha.size / 2:  # a picture with round corners, say: they are paper
-        ground = float(np.median(drawn))
-    else:  # ink alone
-        ground = 255.0 if np.median(drawn) < 128 else 0.0
+    is_ink = drawn.size <= alpha.size / 2  # and no picture with round corners, say
+    median = float(np.median(drawn))
+    ground = (255 if median < 128 else 0) if is_ink else median
     return _uint8(grey * alpha + ground * (1 - alpha))

@@ -23,13 +23,13 @@ def normalised(ink: Ink) -> npt.NDArray[np.uint8]:
     scale = BOX * FINE / max(ink.shape)
     size = tuple(max(1, round(length * scale)) for length in ink.shape[::-1])
     fine = cv2.resize(ink, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    return _centred(_shrunk(_in_mnists_pen(np.pad(fine, 4 * FINE))))
+    return _centred(_shrunk(_in_mnists_pen(np.pad(np.asarray(fine, np.uint8), 4 * FINE))))
 
 
 def _in_mnists_pen(fine: Ink) -> Ink:
     """Return the ink with hairlines and felt pens brought towards the width of MNIST's strokes."""
     full = float(np.percentile(fine[fine > 0.5 * fine.max()], 75))
-    fine = cv2.convertScaleAbs(fine, alpha=255 / full)
+    fine = np.asarray(cv2.convertScaleAbs(fine, alpha=255 / full), np.uint8)
     inked = (fine > 127).astype(np.uint8)
     width = 4 * float(cv2.distanceTransform(inked, cv2.DIST_L2, 5)[inked > 0].mean())
     length = max(cv2.boundingRect(inked)[2:])
@@ -49,7 +49,7 @@ def _shrunk(fine: Ink) -> Ink:
     scale = BOX / max(cut.shape)
     size = tuple(max(1, round(length * scale)) for length in cut.shape[::-1])
     small = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
-    return cv2.convertScaleAbs(small, alpha=255 / float(small.max()))
+    return np.asarray(cv2.convertScaleAbs(small, alpha=255 / float(small.max())), np.uint8)
 
 
 def _centred(ink: Ink) -> npt.NDArray[np.uint8]:

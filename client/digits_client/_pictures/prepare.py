@@ -15,6 +15,7 @@ from digits_client._pictures.decode import decode
 from digits_client._pictures.normalise import SIDE, normalised
 
 SMALLEST = 7  # pixels of the longer side of a digit that can be told
+WIDEST = 1.8  # times as wide as high a digit can be
 
 
 def prepare(picture: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
@@ -53,6 +54,8 @@ def _digit(found: list[Part]) -> list[Part]:
         raise InvalidImage(
             f"image: what it shows is {main.width} x {main.height} pixels; a digit needs {SMALLEST} at least"
         )
+    if main.width > WIDEST * main.height:
+        raise InvalidImage("image: what it shows is wider than a digit; use read() for numbers")
     return [main, *(part for part in others if is_near(part, main))]
 
 
@@ -85,4 +88,4 @@ def cut_out(ink: Ink, labels: npt.NDArray[np.int32], parts: list[Part]) -> Ink:
     mine: Mask = np.isin(labels[inside], [part.label for part in parts]).astype(np.uint8)
     soft = max(3, round(0.06 * max(mine.shape)) | 1)
     around = cv2.dilate(mine, np.ones((soft, soft), np.uint8))  # their soft edges too
-    return ink[inside] * around
+    return np.asarray(ink[inside] * around, np.uint8)
