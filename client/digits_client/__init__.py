@@ -27,6 +27,7 @@ from digits_client._errors import (
     ServerUnavailable,
     Unsupported,
 )
+from digits_client._reading import Number, ReadDigit
 from digits_client._requests import ImageLike, prepare
 from digits_client._results import Model, Prediction, Predictions, Quality, Timing
 from digits_client._transport import AsyncTransport, Transport
@@ -49,11 +50,13 @@ __all__ = [
     "Model",
     "NotAuthenticated",
     "NotFound",
+    "Number",
     "Overloaded",
     "PermissionDenied",
     "Prediction",
     "Predictions",
     "Quality",
+    "ReadDigit",
     "Rows",
     "ServerFault",
     "ServerUnavailable",

@@ -1,4 +1,4 @@
-"""The command `digits`: classify files, list models, ask for health, watch the load."""
+"""The command `digits`: classify and read files, list models, ask for health, watch the load."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from digits_client import (
     DigitClient,
     DigitsError,
     ImageLike,
+    InvalidImage,
+    Number,
     Prediction,
     ServerUnavailable,
     Tls,
@@ -146,6 +148,25 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
             click.echo(_terminal.as_json(name, result) if as_json else _terminal.line(name, result, width))
             if show and not as_json and isinstance(result, Prediction):
                 click.echo(_terminal.drawing(image, result, sys.stdout.encoding))
+    sys.exit(0 if is_flawless else 1)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
+@server_options
+@option("--model", default="", help="Model; default: the server's.")
+@option("--model-version", "version", default="", help="Default: latest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the place of each digit.")
+def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
+    """Say which number each of FILES shows, of one or more digits: pictures, folders of them, or - for one on stdin."""
+    is_flawless = True
+    with connected(**where) as client:
+        for name, image in _images(files):
+            try:
+                result: Number | InvalidImage = client.read(image)
+            except InvalidImage as error:
+                result, is_flawless = error, False
+            click.echo(_terminal.number_as_json(name, result) if as_json else _terminal.number_line(name, result))
     sys.exit(0 if is_flawless else 1)
 
 

@@ -15,6 +15,7 @@ from digits_client import _arrays, _base, _channel, _codec, _requests, _results
 from digits_client._coalesce import Coalescer
 from digits_client._codec import Columns
 from digits_client._errors import ClientClosed, DigitsError, PermissionDenied, Unsupported
+from digits_client._reading import Number, Reading
 from digits_client._requests import ImageLike
 from digits_client._results import Model, Prediction, Predictions
 from digits_client._transport import AsyncGrpcTransport, AsyncTransport
@@ -40,6 +41,14 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         data, is_float = _requests.encoded(row)
         self._usable()
         return await self._coalescer.classify(bytes(data), deadline, is_float=is_float)
+
+    async def read(self, image: ImageLike, *, timeout_s: float | None = None) -> Number:
+        """Return the number that a picture shows: see `DigitClient.read`. The picture is read in another thread."""
+        seconds = self._timeout(timeout_s)
+        reading = await asyncio.to_thread(Reading, image)
+        data, is_float = _requests.encoded(reading.rows)
+        request = _codec.request(self._options, data, is_float=is_float)
+        return reading.number(await self._predictions(request, len(reading.rows), seconds))
 
     async def classify_many(
         self, images: npt.NDArray[np.generic] | Iterable[ImageLike], *, timeout_s: float | None = None

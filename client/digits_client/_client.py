@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from digits_client import _base, _channel, _codec, _requests, _results
+from digits_client._arrays import Rows
 from digits_client._codec import Columns
 from digits_client._errors import DigitsError, PermissionDenied, Unsupported
+from digits_client._reading import Number, Reading
 from digits_client._requests import ImageLike
 from digits_client._results import Model, Prediction, Predictions
 from digits_client._transport import GrpcTransport, Pending, Transport
@@ -56,11 +58,25 @@ class DigitClient(_base.BaseClient[Transport]):
             ClientClosed: The client was closed.
             ValueError: `timeout_s` can't be kept.
         """
-        data, is_float = _requests.encoded(_requests.prepare(image))
-        request = _codec.request(self._options, data, is_float=is_float)
-        end = time.monotonic() + self._timeout(timeout_s)
-        columns = _codec.columns(self._call(_channel.CLASSIFY, request, timeout_s), 1)
-        return next(_results.each(columns, self._classes(columns, end)))
+        return self._classify(_requests.prepare(image), timeout_s)[0]
+
+    def read(self, image: ImageLike, *, timeout_s: float | None = None) -> Number:
+        """Return the number of one or more digits that a picture shows, in reading order; one call to the server.
+
+        Digits that touch are cut apart where the model says so, and marked `is_touching`.
+
+        Args:
+            image: A path, bytes of a PNG or JPEG, or a PIL image.
+            timeout_s: Instead of the client's.
+
+        Raises:
+            InvalidImage: The picture can't be read, or shows nothing.
+            CallError: The call failed; the class tells how.
+            ClientClosed: The client was closed.
+            ValueError: `timeout_s` can't be kept.
+        """
+        reading = Reading(image)
+        return reading.number(self._classify(reading.rows, timeout_s))
 
     def classify_many(
         self, images: npt.NDArray[np.generic] | Iterable[ImageLike], *, timeout_s: float | None = None
@@ -173,6 +189,14 @@ class DigitClient(_base.BaseClient[Transport]):
 
     def _call(self, method: str, request: bytes, timeout_s: float | None) -> bytes:
         return self._usable().call(method, request, self._timeout(timeout_s))
+
+    def _classify(self, rows: Rows, timeout_s: float | None) -> list[Prediction]:
+        """Return what (n, 784) images show, of one call."""
+        data, is_float = _requests.encoded(rows)
+        request = _codec.request(self._options, data, is_float=is_float)
+        end = time.monotonic() + self._timeout(timeout_s)
+        columns = _codec.columns(self._call(_channel.CLASSIFY, request, timeout_s), len(rows))
+        return list(_results.each(columns, self._classes(columns, end)))
 
     def _classes(self, answer: Columns, end_s: float) -> tuple[str, ...]:
         """Return the labels of the version that answered; the first time, ask for them, until `end_s`, monotonic."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from digits_client import _arrays, _codec, _images
+from digits_client import _arrays, _codec
 from digits_client._arrays import PIXELS, Rows
 from digits_client._codec import Columns
 from digits_client._errors import DigitsError, InvalidImage
@@ -64,13 +65,21 @@ def prepare(image: ImageLike) -> Rows:
         image = bytes(image)
     if not isinstance(image, str | Path | bytes | Image.Image):
         raise InvalidImage(f"image: {_kind(image)}; allowed are a path, bytes, a PIL image or an array")
+    prepared: Rows = pictures().prepare(image)
+    return prepared
+
+
+def pictures() -> ModuleType:
+    """Return what reads pictures; it needs OpenCV, which who sends arrays alone is spared.
+
+    Raises:
+        InvalidImage: OpenCV is not installed.
+    """
     try:
-        return _images.prepare(image)
-    except Exception as error:  # decoders raise whatever they like of damaged files
-        cause = error.__cause__ if isinstance(error, InvalidImage) else error
-        if not isinstance(cause, Exception):
-            raise
-        raise InvalidImage(f"{_name(image)}: can't be read as a picture: {_reason(cause)}") from cause
+        from digits_client import _pictures  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        raise InvalidImage(f"image: pictures need OpenCV: pip install 'digits-client[pictures]' ({error})") from error
+    return _pictures
 
 
 def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
@@ -134,16 +143,3 @@ def _joined(each: list[Rows]) -> Rows:
 
 def _kind(thing: object) -> str:
     return "None" if thing is None else f"an object of type {type(thing).__name__}"
-
-
-def _name(image: str | Path | bytes | Image.Image) -> str:
-    if isinstance(image, Image.Image):
-        return "PIL image"
-    return f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
-
-
-def _reason(error: Exception) -> str:
-    """Return why a picture can't be read, without the name of the file or of the object that was read."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is in none of the known formats"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

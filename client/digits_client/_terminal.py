@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from digits_client import _arrays, _requests
-from digits_client._errors import DigitsError
+from digits_client._errors import DigitsError, InvalidImage
+from digits_client._reading import Number
 from digits_client._results import Model, Prediction
 
 SHADES, BAR = " ░▒▓█", "█"
@@ -48,6 +49,34 @@ def as_json(name: str, result: Prediction | DigitsError) -> str:
             "version": result.version,
         }
     return json.dumps(answer)
+
+
+def number_line(name: str, result: Number | InvalidImage) -> str:
+    """Return a row: name, the number, the least confidence of its digits and what is odd; or what was wrong."""
+    if isinstance(result, InvalidImage):
+        return f"{printable(name)}  -  {printable(str(result).removeprefix(f'{name}: '))}"
+    least = min((digit.prediction.confidence for digit in result.digits), default=0.0)
+    remarks = {flag.name for digit in result.digits for flag in digit.prediction.quality}
+    remarks |= {"TOUCHING" for digit in result.digits if digit.is_touching}
+    return "  ".join([printable(name), printable(result.text), f"{least:6.1%}", *sorted(map(str, remarks))])
+
+
+def number_as_json(name: str, result: Number | InvalidImage) -> str:
+    """Return one JSON object: `file`, and either `error` or the number with its digits."""
+    if isinstance(result, InvalidImage):
+        return json.dumps({"file": name, "error": str(result)})
+    digits = [
+        {
+            "box": digit.box,
+            "label": digit.prediction.label,
+            "confidence": digit.prediction.confidence,
+            "probabilities": digit.prediction.probabilities.tolist(),
+            "quality": [flag.name for flag in digit.prediction.quality],
+            "is_touching": digit.is_touching,
+        }
+        for digit in result.digits
+    ]
+    return json.dumps({"file": name, "text": result.text, "digits": digits})
 
 
 def drawing(image: _requests.ImageLike, prediction: Prediction, encoding: str) -> str:

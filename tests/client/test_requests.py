@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_client import InvalidImage, Prediction, _images, _requests
+from digits_client import InvalidImage, Prediction, _requests
 from digits_client.testing import FakeAsyncDigitClient, FakeDigitClient
 
 
@@ -75,7 +75,7 @@ def test_whatever_a_decoder_raises_is_an_invalid_image(monkeypatch, fault):
     def prepare(_):
         raise fault("oh")
 
-    monkeypatch.setattr(_images, "prepare", prepare)
+    monkeypatch.setattr(Image, "open", prepare)
     with pytest.raises(InvalidImage) as raised:
         _requests.prepare("a.png")
     assert str(raised.value) == "a.png: can't be read as a picture: oh"

@@ -1,0 +1,64 @@
+"""Numbers of several digits: what of a picture is classified, and what the answers make of it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from digits_client import _arrays
+from digits_client._arrays import PIXELS
+from digits_client._errors import InvalidImage
+from digits_client._requests import ImageLike, pictures
+from digits_client._results import Prediction, Quality
+
+
+@dataclass(frozen=True)
+class ReadDigit:
+    """One digit of a number."""
+
+    box: tuple[int, int, int, int]
+    """Where it is: x, y, width and height in pixels of the picture, turned upright."""
+    prediction: Prediction
+    is_touching: bool
+    """Whether it was cut off a neighbour that it touches: look again."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """What a picture of a number says."""
+
+    text: str
+    """The labels of its digits, in reading order."""
+    digits: tuple[ReadDigit, ...]
+
+
+class Reading:
+    """A picture that is being read: its `rows` are to be classified, which makes the number.
+
+    Raises:
+        InvalidImage: It is no picture, can't be read, or shows nothing.
+    """
+
+    def __init__(self, image: ImageLike) -> None:
+        if _arrays.is_array(image):
+            raise InvalidImage("image: an array; allowed are a path, bytes or a PIL image: PIL.Image.fromarray(array)")
+        self._lattice = pictures().segment(bytes(image) if isinstance(image, bytearray | memoryview) else image)
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint8]:
+        """(n, 784) everything that may be a digit."""
+        return np.asarray(self._lattice.images, np.uint8).reshape(-1, PIXELS)
+
+    def number(self, predictions: Sequence[Prediction]) -> Number:
+        """Return the number, from what the model says of each of `rows`."""
+        chosen = self._lattice.best(
+            [prediction.digit for prediction in predictions],
+            [prediction.confidence for prediction in predictions],
+            [Quality.LOW_CONFIDENCE not in prediction.quality for prediction in predictions],
+        )
+        segments = self._lattice.segments
+        digits = tuple(ReadDigit(segments[at].box, predictions[at], segments[at].is_touching) for at in chosen)
+        return Number("".join(digit.prediction.label for digit in digits), digits)

@@ -1,0 +1,90 @@
+"""Digits in many kinds of scene are prepared so that the shipped model recognises them, and numbers are read."""
+
+import gzip
+
+import numpy as np
+import onnxruntime
+import pytest
+import scenes
+from conftest import ROOT
+from PIL import Image
+
+from digits_client import InvalidImage, prepare
+from digits_client.testing import FakeAsyncDigitClient, FakeDigitClient
+
+# Of 60 pictures, well below what larger samples give: 98 to 100 %, 96 % on dark squares.
+LEAST = {"dark_grid": 0.86, "ruled": 0.9, "grid": 0.9}
+
+
+def unpacked(name, header):
+    return np.frombuffer(gzip.decompress((ROOT / "tests/data/mnist" / name).read_bytes()), np.uint8)[header:]
+
+
+IMAGES = unpacked("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+LABELS = unpacked("t10k-labels-idx1-ubyte.gz", 8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Return what gives the probabilities of (n, 784) images."""
+    session = onnxruntime.InferenceSession(ROOT / "models" / "digits-cnn" / "1" / "model.onnx")
+    name = session.get_inputs()[0].name
+    return lambda rows: session.run(None, {name: rows.reshape(-1, 784).astype(np.float32) / 255})[0]
+
+
+@pytest.mark.parametrize("name", scenes.SCENES)
+def test_digits_are_found_in_a_scene(network, name):
+    """Nearly all of 60 digits are recognised; a refusal counts as a mistake."""
+    rng = np.random.default_rng([7, *name.encode()])
+    chosen = rng.choice(len(IMAGES), 60, replace=False)
+    rows = []
+    for index in chosen:
+        try:
+            rows.append(prepare(scenes.scene(name, IMAGES, index, rng)))
+        except InvalidImage:
+            rows.append(np.zeros((1, 784), np.uint8))
+    right = network(np.concatenate(rows)).argmax(axis=1) == LABELS[chosen]
+    assert right.mean() >= LEAST.get(name, 0.93)
+
+
+@pytest.mark.parametrize(("touching", "least"), [(False, 0.8), (True, 0.3)])
+def test_numbers_are_read_in_order(network, touching, least):
+    """Of 20 numbers of four digits most are right as a whole, also where two neighbours touch."""
+    client = FakeDigitClient(lambda image: network(image)[0])
+    rng = np.random.default_rng(3)
+    right = 0
+    for _ in range(20):
+        chosen = rng.choice(len(IMAGES), 4)
+        ink = scenes.number(IMAGES, chosen, rng, touching=touching)
+        right += client.read(scenes.photo(ink, rng)).text == "".join(map(str, LABELS[chosen]))
+    assert right / 20 >= least
+
+
+def bars():
+    """Return a picture of three bars, the last on a line of its own."""
+    pixels = np.full((200, 200), 255, np.uint8)
+    pixels[20:80, 120:130] = pixels[22:82, 40:50] = pixels[120:180, 60:70] = 0
+    return Image.fromarray(pixels)
+
+
+async def test_boxes_are_where_the_digits_are():
+    """Digits come line by line, from left to right, with their boxes; both clients agree, in one call."""
+    number = FakeDigitClient(1).read(bars())
+    assert number.text == "111"
+    assert not any(digit.is_touching for digit in number.digits)
+    places = [(40, 22, 10, 60), (120, 20, 10, 60), (60, 120, 10, 60)]
+    for digit, place in zip(number.digits, places, strict=True):
+        np.testing.assert_allclose(digit.box, place, atol=2)
+    fake = FakeAsyncDigitClient(1)
+    again = await fake.read(bars())
+    assert (again.text, [digit.box for digit in again.digits]) == ("111", [digit.box for digit in number.digits])
+    await fake.close()
+
+
+@pytest.mark.parametrize(
+    ("image", "complaint"), [(Image.new("L", (50, 50), 255), "shows nothing to read"), (np.zeros((28, 28)), "an array")]
+)
+def test_what_can_not_be_read_is_said(image, complaint):
+    """Empty paper, and an array, which is one digit by definition, are refused in words."""
+    with pytest.raises(InvalidImage, match=complaint):
+        FakeDigitClient(1).read(image)
