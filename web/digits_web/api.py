@@ -52,7 +52,7 @@ class Api:
     async def read(self, request: Request) -> Response:
         """Say which number the picture in the body shows, digit by digit."""
         picture, scale = await uploads.picture(request, self._limit)
-        client: Any = await self._models.client(request.query_params.get("model", ""))
+        client = await self._models.client(request.query_params.get("model", ""))
         number = await client.read(picture)
         digits = [
             {
