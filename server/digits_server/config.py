@@ -125,6 +125,11 @@ class Config:
         "Most images run at once.  [default: measured at load, where images/s stop growing]",
         click.IntRange(1, 65536),
     )
+    max_wait_ms: float = setting(
+        0.0,
+        "How long a first image may wait to be batched; 0: a lone request runs at once.",
+        click.FloatRange(0, 10_000),
+    )
     max_queue: int = setting(4096, "Most images waiting for one model, and of one request.", COUNT)
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
     max_connection_age_s: float | None = setting(

@@ -224,17 +224,46 @@ async def test_deadline_does_not_allow_waiting():
     assert loop.now == 0
 
 
-async def test_held_batch_survives_leavers():
-    """A hold that ends with nobody waiting does not make later requests wait for ever."""
-    loop = asyncio.get_running_loop()
-    batcher = make(Puppet(), expect=lambda _requests, _release, _in_flight: 100)
-    await batcher.submit(rows(0))
+async def test_max_wait_gathers_until_time_is_up():
+    """With max_wait, a first request waits that long for company, and no longer."""
+    model, loop = Puppet(), asyncio.get_running_loop()
+    batcher = make(model, max_wait_s=0.010)
+    first = asyncio.create_task(batcher.submit(rows(1)))
+    await asyncio.sleep(0.006)
+    second = asyncio.create_task(batcher.submit(rows(2)))
+    assert values(await first) == [1]
+    assert values(await second) == [2]
+    assert model.batches == [[1, 2]]
+    assert loop.now == pytest.approx(0.010)
+
+
+async def test_max_wait_survives_leavers_and_long_runs():
+    """A wait that ends with nobody waiting, or during a run, does not make later requests wait for ever."""
+    executor, loop = PuppetExecutor(), asyncio.get_running_loop()
+    batcher = make(Puppet(), max_wait_s=0.010, executor=executor)
     leaver = asyncio.create_task(batcher.submit(rows(1)))
     await turns()
     leaver.cancel()
     await asyncio.sleep(0.020)
-    assert values(await batcher.submit(rows(2))) == [2]
-    assert loop.now < 0.030
+    first = asyncio.create_task(batcher.submit(rows(2)))
+    await asyncio.sleep(0.015)
+    second = asyncio.create_task(batcher.submit(rows(3)))
+    await asyncio.sleep(0.015)
+    executor.finish()
+    await turns()
+    executor.finish()
+    assert values(await first) == [2]
+    assert values(await second) == [3]
+    assert loop.now == pytest.approx(0.050)
+
+
+async def test_max_wait_ends_when_the_batch_is_full():
+    """A full batch has nothing to wait for."""
+    model = Puppet()
+    batcher = make(model, max_wait_s=10, max_batch_size=2)
+    await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))
+    assert model.batches == [[1, 2]]
+    assert asyncio.get_running_loop().now == 0
 
 
 async def test_cancelling_one_leaves_the_others():
@@ -376,7 +405,7 @@ async def test_deadline_passing_in_the_queue_is_answered_then():
 async def test_rows_past_their_deadline_never_run():
     """What has expired by the time its batch forms is answered so, and left out."""
     model = Puppet()
-    batcher = make(model, cost=lambda _: -1.0)
+    batcher = make(model, max_wait_s=1.0, cost=lambda _: -1.0)
     late = asyncio.create_task(batcher.submit(rows(1), deadline=0.0))
     fine = asyncio.create_task(batcher.submit(rows(2), deadline=5.0))
     with pytest.raises(DeadlineExpired):

@@ -47,6 +47,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         expect: Told how many requests each batch answers, why it runs, and how many are in flight; returns how many
             to wait for before the next one.
             Not asked where there is an executor: the next batch forms during the run of the one before.
+        max_wait_s: Instead of that, how long the first row waits for a full batch.
         executor: Where to run batches that are too long for the event loop.
         on_batch: Told of each run.
         clock: Seconds, monotonic. Not the event loop's clock by default: uvloop's ticks in milliseconds.
@@ -60,6 +61,7 @@ class Batcher(Generic[RowsT, AnswersT]):
         max_queue: int,
         cost: Callable[[int], float] = lambda _rows: 0.0,
         expect: Callable[[int, str, int], int] = lambda _requests, _release, _in_flight: 1,
+        max_wait_s: float = 0.0,
         executor: Executor | None = None,
         on_batch: Callable[[BatchReport], None] = lambda _report: None,
         clock: Callable[[], float] = time.monotonic,
@@ -69,6 +71,8 @@ class Batcher(Generic[RowsT, AnswersT]):
         self._max_queue = max_queue
         self._cost = cost
         self._expect = expect
+        self._max_wait_s = max_wait_s
+        self._max_hold_s = max_wait_s or MAX_HOLD_S
         self._executor = executor
         self._on_batch = on_batch
         self._clock = clock
@@ -142,7 +146,7 @@ class Batcher(Generic[RowsT, AnswersT]):
                 raise DeadlineTooShort(
                     f"{deadline - now:.4f} s are left, too few for {self._waiting.rows + size} images to run until then"
                 )
-            self._is_urgent |= slack_s < 2 * MAX_HOLD_S
+            self._is_urgent |= slack_s < 2 * self._max_hold_s
         job.submitted = now
         self._waiting.add(job)
         if not self._is_due:
@@ -164,25 +168,25 @@ class Batcher(Generic[RowsT, AnswersT]):
             return  # if one is running, its end wakes us again
         if self._waiting.rows >= self.max_batch_size:
             self._form_soon("full")
-        elif self._is_urgent or len(self._waiting) >= self._expected:
+        elif self._is_urgent or (len(self._waiting) >= self._expected and not self._max_wait_s):
             self._form_soon("joined")
         elif self._hold_timer is None:
             self._hold()
 
     def _hold(self) -> None:
         """Let others join, as long as the oldest request may wait."""
-        left_s = next(iter(self._waiting.jobs)).submitted + MAX_HOLD_S - self._clock()
+        left_s = next(iter(self._waiting.jobs)).submitted + self._max_hold_s - self._clock()
         if left_s <= 0:
             self._form_soon("wait")
         else:
             self._joined = len(self._waiting)
-            self._hold_timer = self._loop.call_later(QUIET_S, self._hold_over)
+            self._hold_timer = self._loop.call_later(left_s if self._max_wait_s else QUIET_S, self._hold_over)
 
     def _hold_over(self) -> None:
         self._hold_timer = None
         if self._is_running or self._is_due or not self._waiting.jobs:
             return
-        if len(self._waiting) == self._joined:
+        if len(self._waiting) == self._joined and not self._max_wait_s:
             self._form_soon("quiet")
         else:
             self._hold()

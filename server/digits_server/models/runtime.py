@@ -53,6 +53,7 @@ class Runtime:
             max_batch_size=size,
             max_queue=self._config.max_queue,
             cost=cost,
+            max_wait_s=self._config.max_wait_ms / 1000,
             executor=None if is_inline else self._executor,
             expect=Concurrency(self._config.cpus),
             on_batch=self._metrics.batch(package.name),
