@@ -62,5 +62,7 @@ class Reading:
             [Quality.LOW_CONFIDENCE not in prediction.quality for prediction in predictions],
         )
         segments = self._lattice.segments
-        digits = tuple(ReadDigit(segments[at].box, segments[at].image, predictions[at], segments[at].is_touching) for at in chosen)
+        digits = tuple(
+            ReadDigit(segments[at].box, segments[at].image, predictions[at], segments[at].is_touching) for at in chosen
+        )
         return Number("".join(digit.prediction.label for digit in digits), digits)

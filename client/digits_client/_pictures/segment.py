@@ -21,13 +21,12 @@ from digits_client._pictures.decode import decode
 from digits_client._pictures.normalise import normalised
 from digits_client._pictures.prepare import cut_out
 
-MOST_CUTS = 4
+MOST_CUTS = 3
 LIGHTEST = 0.1  # of a block's ink: less beside a cut is no digit
 REACH = 0.2  # of the height: how far a cut may stray from the vertical
-SHARPNESS = 2.0  # networks are rather sure of what is no digit, and very sure of digits
 UNCERTAIN = 0.1  # how likely a segment is to be a digit that the model is not sure of
 COARSE = 32  # pixels of a block's height at which cuts are sought
-SINGLE, SEVERAL = 0.7, 1.3  # widths in heights: below the one ink is one digit, above the other surely several
+SINGLE, SEVERAL = 0.6, 1.3  # widths in heights: below the one ink is one digit, above the other surely several
 Box = tuple[int, int, int, int]
 """x, y, width and height in pixels of the decoded picture."""
 
@@ -63,9 +62,7 @@ class Lattice:
     def best(self, digits: Sequence[int], confidences: Sequence[float], certain: Sequence[bool]) -> list[int]:
         """Return the indices of the segments that are the number, in reading order, by what a model says of each."""
         likelihood = [
-            float(
-                SHARPNESS * np.log(max(confidence, 1e-6)) + np.log((1 if sure else UNCERTAIN) * _shape(segment, digit))
-            )
+            float(np.log(max(confidence, 1e-6) * (1 if sure else UNCERTAIN) * _shape(segment, digit)))
             for segment, digit, confidence, sure in zip(self.segments, digits, confidences, certain, strict=True)
         ]
         chosen: list[int] = []
@@ -86,7 +83,7 @@ class Lattice:
 def _shape(segment: Segment, digit: int) -> float:
     """Return how likely a digit has a segment's proportions: all but 1 are neither narrow nor very wide."""
     _, _, width, height = segment.box
-    if width > 1.4 * height:
+    if width > 1.3 * height:
         return 0.05
     return 1.0 if digit == 1 or width >= 0.3 * height else 0.3
 
@@ -147,7 +144,7 @@ def _cut(ink: Ink, block: int, x: int, y: int) -> list[Segment]:
     seams = _seams(inked)
     columns = np.arange(ink.shape[1])
     wide = cv2.boundingRect(inked)[2] / cv2.boundingRect(inked)[3]
-    log_odds = float(np.interp(wide, (SINGLE, SEVERAL), (-9, 0)))
+    log_odds = float(np.interp(wide, (SINGLE, SEVERAL), (-6, 0)))
     edges = [np.zeros(len(ink), int), *seams, np.full(len(ink), ink.shape[1])]
     segments = []
     for start in range(len(edges) - 1):
