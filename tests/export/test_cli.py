@@ -60,7 +60,6 @@ def test_export_evaluate_and_report_start_from_what_is_there(run, tmp_path):
     refused = run("train", "--recipe", "ann-script", "--epochs", "1", "--out", "p")
     assert (refused.exit_code, "p holds a finished package: add --force" in refused.stderr) == (2, True)
     assert graph.read_bytes() == made
-    assert run("train", "--recipe", "ann-script", "--epochs", "1", "--out", "p", "--force").exit_code == 0
 
 
 def test_export_without_a_training_says_so(run):
