@@ -47,7 +47,7 @@ def test_address_of_another_machine_is_refused():
 
 def test_host_without_meaning_is_refused():
     """A host that no resolver knows is named."""
-    with pytest.raises(SettingRefused, match="--host: no such host"):
+    with pytest.raises(SettingRefused, match="--host: can't listen on no such host"):
         Address("no such host", 5).resolve()
 
 

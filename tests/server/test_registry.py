@@ -244,7 +244,7 @@ async def test_a_thousand_classes(tmp_path):
     (outcome,) = await model.batcher.submit(images)
     assert outcome.answers.digits.tolist() == [3, 299, 777]
     request = pb.ClassifyRequest(pixels=images.tobytes(), top_k=1)
-    answer = pb.ClassifyResponse.FromString(converters.response(request, model, outcome))
+    answer = pb.ClassifyResponse.FromString(converters.response(request, model, outcome).SerializeToString())
     assert list(answer.digits) == list(answer.top_digits) == [3, 299, 777]
     assert len(answer.probabilities) == 3000
     tensor = tensors.response(inference_pb2.ModelInferRequest(raw_input_contents=[b""]), ["digits"], model, outcome)

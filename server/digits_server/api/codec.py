@@ -86,5 +86,5 @@ def numbers(values: npt.NDArray[np.integer]) -> bytes:
     """Return whole numbers from 0 on as a packed column."""
     if values.max() < BYTE_NUMBERS:
         return values.astype(np.uint8).tobytes()
-    packed = pb.ClassifyResponse(digits=values.tolist()).SerializeToString()
+    packed = pb.ClassifyResponse(digits=values.ravel().tolist()).SerializeToString()
     return columns.ClassifyResponse.FromString(packed).digits
