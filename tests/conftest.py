@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for packages.py, which is not 
 from packages import write_package
 
 from digits_server.config import Config
-from digits_server.rpc import envoy_process
+from digits_server.rpc import fronts
 
 ROOT = Path(__file__).parent.parent
 
@@ -168,7 +168,7 @@ def toy_models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session", params=["grpcio", "envoy"])
 def transport(request) -> str:
     """Both transports, one after the other: what they promise is the same."""
-    if request.param == "envoy" and (reason := envoy_process.obstacle(Config())):
+    if request.param == "envoy" and (reason := fronts.obstacle_to_envoy(Config())):
         pytest.skip(f"envoy {reason}")
     return request.param
 

@@ -9,7 +9,7 @@ from playwright.sync_api import sync_playwright
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.config import Config
-from digits_server.rpc import envoy_process
+from digits_server.rpc import fronts
 from digits_server.rpc.frames import frame
 
 METHOD = "/digits.v1.DigitClassifier/Classify"
@@ -19,7 +19,7 @@ CHROMIUM = "/usr/bin/chromium"
 
 @pytest.fixture(scope="module")
 def server(toy_models, tmp_path_factory):
-    if reason := envoy_process.obstacle(Config()):
+    if reason := fronts.obstacle_to_envoy(Config()):
         pytest.skip(f"envoy {reason}")
     flags = ["--default-model=toy-b", "--transport=envoy"]
     server = start_server(toy_models, tmp_path_factory.mktemp("web"), *flags)

@@ -162,7 +162,7 @@ def test_without_settings_there_are_limits(limited, transport):
     assert documented == {
         field: getattr(Config, field) or getattr(grpcio, field.upper(), None)
         for field in Config.__dataclass_fields__
-        if field.startswith(("max_", "min_")) and field not in {"max_batch_size", "max_wait_s"}
+        if field.startswith(("max_", "min_")) and field not in {"max_batch_size", "max_wait_ms"}
     }
     with Connection(limited(f"--transport={transport}")) as connection:
         assert connection.call(GOOD) == OK

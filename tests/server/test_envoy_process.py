@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from digits_server.config import Config
-from digits_server.rpc import envoy_process
+from digits_server.rpc import envoy_process, fronts
 
 pytestmark = pytest.mark.skipif(
-    envoy_process.obstacle(Config()) is not None, reason=f"envoy {envoy_process.obstacle(Config())}"
+    fronts.obstacle_to_envoy(Config()) is not None, reason=f"envoy {fronts.obstacle_to_envoy(Config())}"
 )
 
 

@@ -42,19 +42,6 @@ LISTEN_S = 20.0
 """Time for it to listen."""
 
 
-def obstacle(config: Config) -> str | None:
-    """Return why Envoy can't carry RPCs here, as the end of a sentence; None: it can."""
-    if config.channelz:
-        return "has no channelz"
-    if importlib.util.find_spec("pyvoy") is None:
-        return "needs the package pyvoy: digits-server[envoy]"
-    import find_libpython  # noqa: PLC0415 - comes with pyvoy
-
-    if not find_libpython.find_libpython():
-        return "needs a Python with a shared libpython, which this one is not"
-    return None
-
-
 def become(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], arguments: tuple[Any, ...]) -> NoReturn:
     """Replace this process by Envoy, with `serve(*arguments)` on its Python event loop; its result is the exit status.
 

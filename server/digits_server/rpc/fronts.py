@@ -7,12 +7,12 @@ the same on both. What a front can't do is refused at the start, never ignored; 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from digits_server.config import Config, SettingRefused
-from digits_server.rpc.grpcio import Grpcio
 
 if TYPE_CHECKING:
     from digits_server.rpc.interceptor import Interceptor
@@ -41,16 +41,14 @@ class Front(Protocol):
 
 
 def choose(config: Config) -> str:
-    """Return the front that a server with these settings has: `grpcio` or `envoy`.
+    """Return the front that a server with these settings has: `grpcio` or `envoy`. Loads neither of them.
 
     Raises:
         SettingRefused: It can't run here, or can't do what is asked of it.
     """
     if config.transport == "grpcio":
         return "grpcio"
-    from digits_server.rpc import envoy_process  # noqa: PLC0415 - not needed for grpcio
-
-    obstacle = envoy_process.obstacle(config)
+    obstacle = obstacle_to_envoy(config)
     if obstacle is None:
         return "envoy"
     if config.transport == "auto":
@@ -58,9 +56,24 @@ def choose(config: Config) -> str:
     raise SettingRefused("--transport", f"envoy {obstacle}; grpcio can do it")
 
 
+def obstacle_to_envoy(config: Config) -> str | None:
+    """Return why Envoy can't carry RPCs here, as the end of a sentence; None: it can."""
+    if config.channelz:
+        return "has no channelz"
+    if importlib.util.find_spec("pyvoy") is None:
+        return "needs the package pyvoy: digits-server[envoy]"
+    import find_libpython  # noqa: PLC0415 - comes with pyvoy
+
+    if not find_libpython.find_libpython():
+        return "needs a Python with a shared libpython, which this one is not"
+    return None
+
+
 def make(config: Config, interceptor: Interceptor) -> Front:
     """Return the front of a serving process; `run` has chosen what that is."""
     if choose(config) == "grpcio":
+        from digits_server.rpc.grpcio import Grpcio  # noqa: PLC0415 - a supervisor that chooses has no use for grpc
+
         return Grpcio(config, interceptor)
     from digits_server.rpc.envoy_process import Envoy  # noqa: PLC0415 - needs an optional dependency
 
