@@ -58,8 +58,8 @@ def import_model(order: Order, models: Path, tell: Callable[[str], None] = lambd
         ForeignModelError: The model, or what was said of it, can't be used; nothing is written.
     """
     target = _target(order, models)
-    tell(f"reading {order.source}")
     model = foreign.read(order.source)
+    tell(f"read {order.source}")
     wanted = adapt.find_input(model)
     scaling, why = _find_scaling(order, model, wanted)
     references = _reference_images(order.data)

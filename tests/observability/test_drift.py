@@ -17,9 +17,10 @@ FASHION = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 pytestmark = pytest.mark.skipif(not which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
 
 
-@pytest.fixture(scope="module", params=["digits-mlp", "digits-cnn"])
+@pytest.fixture(scope="module", params=["digits-mlp/2", "digits-cnn/1"])
 def package(request):
-    return load(ROOT / "models", Key(request.param, 1), threads=1)
+    name, version = request.param.split("/")
+    return load(ROOT / "models", Key(name, int(version)), threads=1)
 
 
 @pytest.fixture(scope="module")
