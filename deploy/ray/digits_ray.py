@@ -7,10 +7,11 @@ folder; docs/ray.md says when that is worth it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
@@ -25,8 +26,7 @@ from digits_server.inference.engine import Images, Predictions
 from digits_server.models.package import Package
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.models.repository import Repository
-from digits_server.rpc.context import Trailers
-from digits_server.rpc.interceptor import trailers
+from digits_server.rpc.status import explain
 
 LONGEST_BATCH_S = 0.001
 """Batches run on the replica's event loop, so none may take longer."""
@@ -37,10 +37,10 @@ class Call:
 
     def __init__(self, grpc_context: RayServegRPCContext | None = None) -> None:
         self._grpc_context = grpc_context
-        self.answers: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self.answers: asyncio.Queue[Message | None] = asyncio.Queue(1)
         self.write = self.answers.put
 
-    def set_trailing_metadata(self, trailers: Trailers) -> None:
+    def set_trailing_metadata(self, trailers: Iterable[tuple[str, str | bytes]]) -> None:
         """Hand on what the trailers tell; Ray wants a list."""
         if self._grpc_context:
             self._grpc_context.set_trailing_metadata([*trailers])
@@ -76,12 +76,13 @@ class Digits:
         """Answer one request."""
         call: Any = Call(grpc_context)
         try:
-            return pb.ClassifyResponse.FromString(await self._classifier.Classify(request, call))
+            answer = await self._classifier.Classify(request, call)
+            return pb.ClassifyResponse.FromString(answer.SerializeToString())  # of columns: the same on the wire
         except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
-            answer = public(error, request)
-            call.set_trailing_metadata(trailers(answer))
-            grpc_context.set_code(answer.code)
-            grpc_context.set_details(answer.message)
+            refusal = public(error, request)
+            call.set_trailing_metadata(explain(refusal))
+            grpc_context.set_code(refusal.code)
+            grpc_context.set_details(refusal.message)
             return pb.ClassifyResponse()  # not sent: the status is an error
 
     async def ClassifyStream(
@@ -98,8 +99,8 @@ class Digits:
 
         answering = asyncio.create_task(answer())
         try:
-            while data := await call.answers.get():
-                yield pb.ClassifyStreamResponse.FromString(data)
+            while (answered := await call.answers.get()) is not None:
+                yield pb.ClassifyStreamResponse.FromString(answered.SerializeToString())
             await answering
         finally:
             answering.cancel()
