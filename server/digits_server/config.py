@@ -117,7 +117,7 @@ class Config:
     )
     transport: str = setting(
         "auto",
-        "What carries RPCs: grpcio, or envoy (several times faster, an extra); auto: envoy where it can run.",
+        "What carries RPCs: grpcio, or envoy (faster for many callers, an extra); auto: envoy where it can run.",
         click.Choice(["auto", "grpcio", "envoy"]),
     )
     max_batch_size: int | None = setting(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from digits_server.config import Config, SettingRefused
-from digits_server.rpc import envoy_process, fronts
+from digits_server.rpc import fronts
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def without_pyvoy(monkeypatch):
 
 def test_setting_chooses_the_front():
     """Envoy is taken where it can run, unless grpcio is asked for, or something that only grpcio does."""
-    can_run = envoy_process.obstacle(Config()) is None
+    can_run = fronts.obstacle_to_envoy(Config()) is None
     assert fronts.choose(Config(transport="grpcio")) == "grpcio"
     assert fronts.choose(Config(transport="auto")) == ("envoy" if can_run else "grpcio")
     assert fronts.choose(Config(transport="auto", channelz=True)) == "grpcio"
