@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from digits.v1 import classifier_pb2 as pb
@@ -27,12 +26,7 @@ class ServedModel:
     retired: Callable[[], None] = lambda: None
     """To be called when it serves no more: takes it out of the metrics."""
     recent: RecentImages = field(default_factory=lambda: RecentImages(0))
-    """What it has been asked of late."""
-
-    @cached_property
-    def signature(self) -> bytes:
-        """Name and version as fields of a serialized `ClassifyResponse`."""
-        return pb.ClassifyResponse(model=self.package.name, version=self.package.version).SerializeToString()
+    """Images that it has answered recently."""
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,10 @@ def become(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], argum
     (folder / "start").write_bytes(pickle.dumps((serve, arguments)))
     for name in ("server", "clients"):  # they must be there, and are filled before Envoy reads them
         (folder / f"{name}.yaml").write_text("resources: []")
-    environment = {**os.environ, **get_envoy_environ(), FOLDER: str(folder), "PYTHONUNBUFFERED": "1"}
-    preloaded = [os.environ.get("LD_PRELOAD"), get_envoy_environ().get("LD_PRELOAD")]  # what was asked for stays
-    environment["LD_PRELOAD"] = ":".join(filter(None, preloaded))
+    own = get_envoy_environ()
+    preloaded = [os.environ.get("LD_PRELOAD"), own.get("LD_PRELOAD")]  # what was asked for stays
+    own |= {FOLDER: str(folder), "PYTHONUNBUFFERED": "1", "LD_PRELOAD": ":".join(filter(None, preloaded))}
+    environment = os.environ | own
     command = ["envoy", "--config-yaml", json.dumps(configuration(config, folder)), "--concurrency", "1"]
     command += ["--disable-hot-restart", "--log-level", "error", "--log-format", LOG_FORMAT]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the new program and all of its threads
