@@ -50,7 +50,7 @@ def test_response_reads_back_as_written(parts, with_probabilities):
 @pytest.mark.parametrize("number", [0, 127, 128, 299, 70_000])
 def test_numbers_of_any_size_are_a_packed_column(number):
     """A model may have more classes than a byte of a packed column can tell apart."""
-    answer = codec.columns.ClassifyResponse(digits=codec.numbers(np.array([1, number, 2])))
+    answer = codec.columns.ClassifyResponse(digits=codec.numbers(np.array([1, number, 2]), classes=number + 3))
     assert list(pb.ClassifyResponse.FromString(answer.SerializeToString()).digits) == [1, number, 2]
 
 

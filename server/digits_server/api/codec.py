@@ -70,7 +70,7 @@ def response(outcome: Outcome[Predictions], *, probabilities: bool) -> columns.C
     """
     answers, rows = outcome.answers, slice(outcome.start, outcome.end)
     found = columns.ClassifyResponse(
-        digits=numbers(answers.digits[rows]),
+        digits=numbers(answers.digits[rows], classes=answers.probabilities.shape[1]),
         confidences=answers.confidences[rows].tobytes(),
         quality_flags=answers.flags[rows].tobytes(),
         timing=columns.Timing(
@@ -82,9 +82,9 @@ def response(outcome: Outcome[Predictions], *, probabilities: bool) -> columns.C
     return found
 
 
-def numbers(values: npt.NDArray[np.integer]) -> bytes:
-    """Return whole numbers from 0 on as a packed column."""
-    if values.max() < BYTE_NUMBERS:
+def numbers(values: npt.NDArray[np.integer], classes: int) -> bytes:
+    """Return whole numbers from 0 to below `classes` as a packed column."""
+    if classes <= BYTE_NUMBERS:
         return values.astype(np.uint8).tobytes()
     packed = pb.ClassifyResponse(digits=values.ravel().tolist()).SerializeToString()
     return columns.ClassifyResponse.FromString(packed).digits

@@ -87,7 +87,7 @@ def response(request: ClassifyRequest, model: ServedModel, outcome: Outcome[Pred
     if request.top_k:
         probabilities = outcome.answers.probabilities[outcome.start : outcome.end]  # (n, classes)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
-        answer.top_digits = codec.numbers(best)
+        answer.top_digits = codec.numbers(best, classes=probabilities.shape[1])
         answer.top_confidences = np.take_along_axis(probabilities, best, axis=1).tobytes()
     return answer
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from digits_server.rpc.interceptor import Handler
 
 Headers = list[tuple[bytes, bytes]]
-Receive = Callable[[], "asyncio.Future[dict[str, Any]]"]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 MESSAGE_S = 20.0
@@ -33,6 +33,7 @@ START: dict[str, Any] = {
     "headers": [(b"content-type", b"application/grpc")],
     "trailers": True,
 }
+END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 RESERVED = frozenset((b"te", b"content-type", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
 """Headers that are no metadata."""
 
@@ -49,32 +50,30 @@ class Call:
 
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, max_message_bytes: int) -> None:
         self._scope, self._receive, self._send = scope, receive, send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._frames = Frames(max_message_bytes)
         self._task = asyncio.current_task()
         self.began = time.monotonic()
-        timeout_s = _timeout_s(self.header(b"grpc-timeout"))
+        timeout_s = _timeout_s(self._headers.get(b"grpc-timeout", b""))
         self._deadline = None if timeout_s is None else self.began + timeout_s
         self._serialize: Callable[[Any], bytes] | None = None
         self._is_unary = True
         self._is_read = False  # the message of a unary call is there
-        self._is_reading = False  # somebody waits for what comes of the request
-        self._is_ended = False  # it has come to its end
-        self._is_started = self._is_written = False  # the response has begun, its last message is sent
+        self._is_listening = False  # more of the request has been asked for
+        self._has_ended = self._has_left = False  # the request has come to its end, its caller is gone
+        self._news: asyncio.Future[None] | None = None  # what `read` waits for
+        self._is_started = False  # the response has begun
         self._code, self._details = grpc.StatusCode.OK, ""
         self._is_aborted = False
         self._trailers: Headers = []
-        self._news: asyncio.Future[dict[str, Any]] | None = None
         self.cause: tuple[grpc.StatusCode, str] | None = None
         """The status that it ends with, if it was cancelled by us."""
-
-    def header(self, name: bytes) -> bytes:
-        """Return the value of a header; empty: there is none."""
-        return next((value for key, value in self._scope["headers"] if key == name), b"")
 
     @property
     def is_grpc(self) -> bool:
         """Whether the caller speaks gRPC, and so understands its statuses: they come as trailers."""
-        return self.header(b"content-type").startswith(b"application/grpc") and self.header(b"te") == b"trailers"
+        content_type = self._headers.get(b"content-type", b"")
+        return content_type.startswith(b"application/grpc") and self._headers.get(b"te") == b"trailers"
 
     async def answer(self, handler: Handler) -> None:
         """Have the handler answer, and send what it says."""
@@ -82,17 +81,18 @@ class Call:
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         self._is_unary = not handler.request_streaming
         deserialize = handler.request_deserializer or bytes
+        message = None
         try:
             if self._is_unary:
-                message = await self.read()
-                if message is None:
+                request = await self.read()
+                if request is None:
                     raise Refused(grpc.StatusCode.INTERNAL, "the call ended without a message")
                 self._is_read = True
-                response = await behaviour(deserialize(message), self)
+                response = await behaviour(deserialize(request), self)
             else:
                 response = await behaviour(_Requests(self, deserialize), self)
             if not (handler.response_streaming or self._is_aborted):
-                await self.write(response, is_last=True)
+                message = self._framed(response)
         except Refused as refused:
             self._code, self._details = refused.code, refused.message
         except grpc.aio.AbortError:
@@ -102,7 +102,7 @@ class Call:
         except Exception as error:  # noqa: BLE001 - what other people's services let out; ours are intercepted
             fault = public(error)
             self._code, self._details = fault.code, fault.message
-        await self.end(self._code, self._details)
+        await self.end(self._code, self._details, message)
 
     async def read(self) -> bytes | None:
         """Return the next message of the request; None: it has come to its end.
@@ -112,54 +112,72 @@ class Call:
             ConnectionError: The caller has left.
         """
         while (message := self._frames.next()) is None:
-            if self._is_ended:
+            if self._has_left:
+                raise ConnectionAbortedError
+            if self._has_ended:
                 if self._frames.is_empty:
                     return None
                 raise Refused(grpc.StatusCode.INTERNAL, "the call ended within a message")
-            if self._news:  # `look` was faster
-                await asyncio.wait([self._news])
-                continue
-            self._is_reading = True
-            event = await asyncio.shield(self._receive())  # pyvoy sets its result even if we are cancelled
-            self._is_reading = False
-            self._take(event)
+            self._listen()
+            self._news = asyncio.get_running_loop().create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
         return message
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if event["type"] != "http.request":
-            raise ConnectionAbortedError
-        self._is_ended = not event["more_body"]
-        self._frames.feed(event["body"])
+    def _listen(self) -> None:
+        """Ask for more of the request, once. What is asked for comes even if nobody waits for it any more."""
+        if not self._is_listening:
+            self._is_listening = True
+            asyncio.ensure_future(self._receive()).add_done_callback(self._heard)
 
-    async def write(self, response: Any, *, is_last: bool = False) -> None:
-        """Send a response message; returns when there is room for another one.
+    def _heard(self, received: asyncio.Future[dict[str, Any]]) -> None:
+        self._is_listening = False
+        event = received.result()
+        if event["type"] == "http.request":
+            self._has_ended = not event["more_body"]
+            self._frames.feed(event["body"])
+        else:
+            self._has_left = True
+        if self._news is None:
+            if self._has_left:
+                self.cancel(None)
+        elif not self._news.done():
+            self._news.set_result(None)
+
+    async def write(self, response: Any) -> None:
+        """Send a message of a stream; returns when there is room for another one.
 
         Raises:
             ConnectionError: The caller has left.
         """
-        data = frame(self._serialize(response) if self._serialize else response)
-        if not self._is_started:
-            self._is_started = True
-            await self._put(START)
-        self._is_written = is_last
-        await self._put({"type": "http.response.body", "body": data, "more_body": not is_last})
+        await self._put(*self._start(), {**END, "body": self._framed(response), "more_body": True})
 
-    async def end(self, code: grpc.StatusCode, details: str = "") -> None:
-        """End the call with a status."""
+    async def end(self, code: grpc.StatusCode, details: str = "", message: bytes | None = None) -> None:
+        """End the call with a status, after a last message if there is one."""
         trailers = [(b"grpc-status", b"%d" % code.value[0]), *self._trailers]
         if details:
             trailers.append((b"grpc-message", quote(details, safe=PRINTABLE).encode()))
-        if not self._is_started:
-            await self._put({**START, "headers": [*START["headers"], *trailers], "trailers": False})
-        if not self._is_written:
-            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
-        if self._is_started:
-            await self._put({"type": "http.response.trailers", "headers": trailers})
+        if message is None and not self._is_started:
+            await self._put({**START, "headers": [*START["headers"], *trailers], "trailers": False}, END)
+        else:
+            last = END if message is None else {**END, "body": message}
+            await self._put(*self._start(), last, {"type": "http.response.trailers", "headers": trailers})
 
-    async def _put(self, event: dict[str, Any]) -> None:
-        sent = self._send(event)
+    def _framed(self, response: Any) -> bytes:
+        return frame(self._serialize(response) if self._serialize else response)
+
+    def _start(self) -> tuple[dict[str, Any], ...]:
+        """Return what is to be sent before the first message."""
+        is_started, self._is_started = self._is_started, True
+        return () if is_started else (START,)
+
+    async def _put(self, *events: dict[str, Any]) -> None:
         try:
-            await (asyncio.shield(sent) if isinstance(sent, asyncio.Future) else sent)  # as in `read`
+            for event in events:
+                sent = self._send(event)
+                await (asyncio.shield(sent) if isinstance(sent, asyncio.Future) else sent)  # it is set even if we leave
         except OSError as error:  # pyvoy's own is one
             raise ConnectionAbortedError from error
 
@@ -170,16 +188,8 @@ class Call:
         elif self._is_unary and not self._is_read and now - self.began > MESSAGE_S:
             text = f"the request's message did not come within {MESSAGE_S:g} s"
             self.cancel((grpc.StatusCode.DEADLINE_EXCEEDED, text))
-        elif not (self._is_reading or self._news or self._frames.is_full):
-            self._news = asyncio.ensure_future(self._receive())
-            self._news.add_done_callback(self._heard)
-
-    def _heard(self, news: asyncio.Future[dict[str, Any]]) -> None:
-        self._news = None
-        try:
-            self._take(news.result())
-        except ConnectionError:
-            self.cancel(None)
+        elif not (self._has_left or self._frames.is_full):
+            self._listen()
 
     def cancel(self, cause: tuple[grpc.StatusCode, str] | None) -> None:
         """Cancel the handler, whichever task of it calls."""
