@@ -12,23 +12,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from digits_client._errors import InvalidImage
 
-ENOUGH = 1024  # pixels of the longer side: a digit of 1/40 of a page is still as large as MNIST's
-
 Grey = npt.NDArray[np.uint8]
 
 
-def decode(picture: str | Path | bytes | Image.Image) -> Grey:
-    """Return the picture upright as (height, width) uint8 grey levels, neither side above `ENOUGH`.
+def decode(picture: str | Path | bytes | Image.Image, most: int) -> Grey:
+    """Return the picture upright as (height, width) uint8 grey levels, neither side above `most` pixels.
 
     Raises:
         InvalidImage: There is no such file, or it is damaged or no picture.
     """
     try:
         if isinstance(picture, Image.Image):
-            return _grey(picture)
+            return _grey(picture, most)
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            image.draft("L", (ENOUGH, ENOUGH))  # a large JPEG is decoded at a fraction of its size
-            return _grey(image)
+            image.draft("L", (most, most))  # a large JPEG is decoded at a fraction of its size
+            return _grey(image, most)
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise InvalidImage(f"{_name(picture)}: can't be read as a picture: {_reason(error)}") from error
 
@@ -46,7 +44,7 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _grey(image: Image.Image) -> Grey:
+def _grey(image: Image.Image, most: int) -> Grey:
     image = ImageOps.exif_transpose(image)
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         grey = _stretched(np.asarray(image, np.float32))
@@ -56,7 +54,7 @@ def _grey(image: Image.Image) -> Grey:
         grey = np.asarray(image.convert("L"))
     if not grey.size:
         raise ValueError("it has no pixels")
-    shrink = ENOUGH / max(grey.shape)
+    shrink = most / max(grey.shape)
     return _uint8(cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)) if shrink < 1 else grey
 
 

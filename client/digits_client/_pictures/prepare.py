@@ -10,10 +10,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from digits_client._errors import InvalidImage
-from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of
+from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of, refined
 from digits_client._pictures.decode import decode
 from digits_client._pictures.normalise import SIDE, normalised
 
+ENOUGH = 640  # pixels of a picture's longer side: a digit of 1/30 of it is as large as MNIST's
 SMALLEST = 7  # pixels of the longer side of a digit that can be told
 WIDEST = 1.8  # times as wide as high a digit can be
 
@@ -24,16 +25,13 @@ def prepare(picture: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
     Raises:
         InvalidImage: It can't be read as a picture, or shows several digits, or one of very few pixels.
     """
-    ink = ink_of(decode(picture))
-    found, labels = parts_of(ink)
-    if not found:
+    ink = ink_of(decode(picture, ENOUGH))
+    found = parts_of(ink)
+    if not found.parts:
         return np.zeros((1, SIDE * SIDE), np.uint8)
-    # Faint lines and shadows that cling to the digit fall away at a level that its own ink sets.
-    digit = _digit(found)
-    strong = ink[labels == digit[0].label]
-    found, labels = parts_of(ink, 0.4 * float(np.percentile(strong, 90)))
-    digit = _digit(found) or digit
-    return normalised(cut_out(ink, labels, digit)).reshape(1, -1)
+    found = refined(ink, found, _digit(found.parts)[0])
+    digit = _digit(found.parts)
+    return normalised(cut_out(ink, found.labels, digit)).reshape(1, -1)
 
 
 def _digit(found: list[Part]) -> list[Part]:
@@ -80,7 +78,7 @@ def is_near(one: Part, other: Part) -> bool:
     )
 
 
-def cut_out(ink: Ink, labels: npt.NDArray[np.int32], parts: list[Part]) -> Ink:
+def cut_out(ink: Ink, labels: npt.NDArray[np.integer], parts: list[Part]) -> Ink:
     """Return the ink of `parts` alone, in their common box."""
     top, bottom = max(0, min(part.y for part in parts) - 2), max(part.bottom for part in parts) + 2
     left, right = max(0, min(part.x for part in parts) - 2), max(part.right for part in parts) + 2

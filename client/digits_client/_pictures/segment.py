@@ -16,11 +16,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from digits_client._errors import InvalidImage
-from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of
+from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of, refined
 from digits_client._pictures.decode import decode
 from digits_client._pictures.normalise import normalised
 from digits_client._pictures.prepare import cut_out
 
+ENOUGH = 1024  # pixels of a picture's longer side: a digit of 1/40 of it is as large as MNIST's
 MOST_CUTS = 3
 LIGHTEST = 0.1  # of a block's ink: less beside a cut is no digit
 REACH = 0.2  # of the height: how far a cut may stray from the vertical
@@ -94,13 +95,13 @@ def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
     Raises:
         InvalidImage: It can't be read as a picture, or shows nothing.
     """
-    ink = ink_of(decode(picture))
-    found, labels = parts_of(ink)
-    if found:
-        found, labels = parts_of(ink, 0.4 * float(np.percentile(ink[labels == found[0].label], 90)))
+    ink = ink_of(decode(picture, ENOUGH))
+    found = parts_of(ink)
+    if found.parts:
+        found = refined(ink, found, found.parts[0])
     segments: list[Segment] = []
-    for block, parts in enumerate(_blocks(found)):
-        segments += _cut(cut_out(ink, labels, parts), block, min(p.x for p in parts), min(p.y for p in parts))
+    for block, parts in enumerate(_blocks(found.parts)):
+        segments += _cut(cut_out(ink, found.labels, parts), block, min(p.x for p in parts), min(p.y for p in parts))
     if not segments:
         raise InvalidImage("image: shows nothing to read")
     return Lattice(segments)
