@@ -12,11 +12,10 @@ from digits_server.rpc.frames import Frames, Refused, frame
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 
 
-class Untouched:
+class Untouched(dict):
     """An interceptor that wraps nothing."""
 
-    async def intercept_service(self, continuation, details):
-        return await continuation(details)
+    handler = dict.get
 
 
 class Exchange:
@@ -44,9 +43,8 @@ class Exchange:
         self.trailers |= {name.decode(): value.decode() for name, value in event.get("headers", ())}
 
     async def run(self, handler, **limits):
-        server = Server(Untouched(), limits.get("max_message_bytes", 1000))
-        server.add_registered_method_handlers("s", {"m": handler})
-        await server.start()
+        server = Server(Untouched({"/s/m": handler}), limits.get("max_message_bytes", 1000))
+        server.start()
         await server(self.scope, self.receive, self.send)
         return int(self.trailers.get("grpc-status", -1))
 

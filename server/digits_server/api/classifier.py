@@ -119,7 +119,6 @@ def add_to_server(servicer: DigitClassifier, server: Any) -> None:
             servicer.ListModels, pb.ListModelsRequest.FromString, pb.ListModelsResponse.SerializeToString
         ),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_registered_method_handlers(SERVICE, handlers)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,7 +16,7 @@ import grpc
 from digits_server.rpc.call import Call, Receive, Send
 
 if TYPE_CHECKING:
-    from digits_server.rpc.interceptor import Handler, Interceptor
+    from digits_server.rpc.interceptor import Interceptor
 
 LOOK_S = 0.05
 """Time between looks at calls that last: whether their callers are still there, and their deadlines to come."""
@@ -26,41 +25,26 @@ LOOKS = 256
 
 
 class Server:
-    """An ASGI application that answers gRPC calls; as much of `grpc.aio.Server` as generated functions need.
+    """An ASGI application that answers gRPC calls.
 
     Args:
-        interceptor: What every RPC passes.
+        interceptor: Holds the handlers.
         max_message_bytes: Largest request.
     """
 
     def __init__(self, interceptor: Interceptor, max_message_bytes: int) -> None:
         self._interceptor = interceptor
         self._max_message_bytes = max_message_bytes
-        self._handlers: dict[str, Handler] = {}  # by path
         self._calls: OrderedDict[Call, None] = OrderedDict()  # those in flight, the next to be looked at first
 
-    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Ignore: the same handlers come by name."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Add the handlers of a service."""
-        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
-
-    async def start(self) -> None:
-        """Let all handlers be intercepted, and begin to look after calls."""
-
-        async def found(details: grpc.HandlerCallDetails) -> Handler:
-            return self._handlers[details.method]
-
-        for path in self._handlers:
-            wrapped = await self._interceptor.intercept_service(found, _Details(path))
-            self._handlers[path] = wrapped  # type: ignore[assignment] # there is such a method
+    def start(self) -> None:
+        """Begin to look after calls."""
         asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a call."""
         call = Call(scope, receive, send, self._max_message_bytes)
-        handler = self._handlers.get(scope["path"])
+        handler = self._interceptor.handler(scope["path"])
         if not (scope["method"] == "POST" and call.is_grpc):
             await send({"type": "http.response.start", "status": 415, "headers": []})
             await send({"type": "http.response.body"})
@@ -86,11 +70,3 @@ class Server:
                 return  # those behind it are younger, or were looked at just now
             self._calls.move_to_end(call)
             call.look(now)
-
-
-class _Details:
-    """As grpcio's `HandlerCallDetails`."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.invocation_metadata = ()

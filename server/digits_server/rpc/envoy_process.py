@@ -163,7 +163,7 @@ class Envoy:
     def __init__(self, config: Config, interceptor: Interceptor) -> None:
         self._config = config
         self._folder = Path(os.environ[FOLDER])
-        self.server = _Process.server = Server(interceptor, config.max_message_bytes)
+        self._server = _Process.server = Server(interceptor, config.max_message_bytes)
 
     def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Have signals of the process call these, on the event loop."""
@@ -182,7 +182,7 @@ class Envoy:
             SettingRefused: The address can't be had.
         """
         access.on_certificate(self._hand_over)
-        await self.server.start()
+        self._server.start()
         _Process.is_ready.set()
         try:
             async with asyncio.timeout(LISTEN_S):

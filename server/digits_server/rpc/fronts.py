@@ -1,6 +1,6 @@
 """The seam between the services and what carries them: a front owns sockets, connections and the process they live in.
 
-Both fronts take the generated services' handlers and pass every RPC through one interceptor, so services and tests are
+Both fronts take the handlers that one interceptor has wrapped, so services and tests are
 the same on both. What a front can't do is refused at the start, never ignored; docs/transports.md compares them.
 """
 
@@ -23,8 +23,6 @@ class Front(Protocol):
     """What carries RPCs between sockets and services."""
 
     name: str
-    server: Any
-    """As much of a `grpc.aio.Server` as the generated `add_…_to_server` functions need."""
 
     def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Have signals of the process call these, on the event loop."""

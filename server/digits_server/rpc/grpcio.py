@@ -62,7 +62,7 @@ class Grpcio:
             ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.enable_channelz", int(config.channelz)),
         ]
-        self.server = grpc.aio.server(interceptors=[interceptor], options=options)
+        self._server = grpc.aio.server(handlers=[interceptor], options=options)
 
     def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Have signals of the process call these, on the event loop."""
@@ -83,19 +83,19 @@ class Grpcio:
                 with reserved(address, shared=False):
                     pass
             if credentials:
-                port = self.server.add_secure_port(str(address), credentials)
+                port = self._server.add_secure_port(str(address), credentials)
             else:
-                port = self.server.add_insecure_port(str(address))
+                port = self._server.add_insecure_port(str(address))
         except RuntimeError as error:
             raise SettingRefused("--port", f"can't listen on {address}") from error
-        await self.server.start()
+        await self._server.start()
         return port
 
     async def drain(self, finished: Callable[[], Awaitable[None]], grace_s: float) -> bool:
         """Close the port and tell clients to go elsewhere (GOAWAY), then as the protocol says."""
-        stopping = asyncio.create_task(self.server.stop(grace_s + FLUSH_S))
+        stopping = asyncio.create_task(self._server.stop(grace_s + FLUSH_S))
         is_finished = await within(grace_s, finished)
-        await self.server.stop(FLUSH_S)  # what is left are endless streams (health watches), or those out of time
+        await self._server.stop(FLUSH_S)  # what is left are endless streams (health watches), or those out of time
         await stopping
         return is_finished
 

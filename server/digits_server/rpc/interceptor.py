@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -30,8 +30,10 @@ OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.")
 """Packages for everybody, at any time: neither counted nor waited for, for a watch never ends."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps each handler once, whichever front asks for it.
+class Interceptor(grpc.GenericRpcHandler):
+    """Holds the handlers of all services, each wrapped once; a front looks a call's handler up by its path.
+
+    To the generated `add_…_to_server` functions it is as much of a `grpc.aio.Server` as they need.
 
     Args:
         metrics: Where RPCs are counted.
@@ -51,7 +53,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._guard = guard
         self._tracing = tracing
         self._log_share = log_share
-        self._wrapped: dict[str, Handler] = {}  # by path; only of methods that there are
+        self._handlers: dict[str, Handler] = {}  # by path
         self._idle = asyncio.Event()
         self.in_flight = 0
         """RPCs whose handlers have not returned."""
@@ -69,17 +71,22 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._idle.clear()
             await self._idle.wait()
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]], details: Any
-    ) -> Handler | None:
-        """Return the wrapped handler of a method; None: there is no such method."""
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is None:
-            handler = await continuation(details)
-            if handler is None:
-                return None
-            wrapped = self._wrapped[details.method] = self._wrap(handler, details.method)
-        return wrapped
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore: the same handlers come by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers of a service."""
+        for method, handler in handlers.items():
+            path = f"/{service}/{method}"
+            self._handlers[path] = self._wrap(handler, path)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the handler of a method, as grpcio asks for it; None: there is no such method."""
+        return self.handler(handler_call_details.method)
+
+    def handler(self, path: str) -> Handler | None:
+        """Return the handler of a method; None: there is no such method."""
+        return self._handlers.get(path)
 
     def _wrap(self, handler: Handler, path: str) -> Handler:
         wrap = {

@@ -27,5 +27,4 @@ def add_to_server(names: Sequence[str], server: Any) -> None:
         )
     }
     for service in services:
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         server.add_registered_method_handlers(service, handlers)
