@@ -13,6 +13,7 @@ import grpc
 
 from digits_server.errors import public
 from digits_server.rpc.frames import Frames, Refused, frame
+from digits_server.rpc.grpcio import MESSAGE_S
 
 if TYPE_CHECKING:
     from digits_server.rpc.interceptor import Handler
@@ -21,8 +22,6 @@ Headers = list[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-MESSAGE_S = 20.0
-"""Time for the message of a unary call to come."""
 UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 """Of `grpc-timeout`."""
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -14,13 +14,15 @@ from digits_server.addresses import Address, reserved
 from digits_server.config import Config, SettingRefused
 
 if TYPE_CHECKING:
-    from digits_server.rpc.interceptor import Interceptor
+    from digits_server.rpc.interceptor import Context, Handler, Interceptor
     from digits_server.rpc.security import Access
 
 FLUSH_S = 0.5
 """Time for the last answers to leave the sockets."""
 HANDSHAKE_S = 20.0
 """Time for a client to say something after connecting."""
+MESSAGE_S = 20.0
+"""Time for the message of a unary call to come."""
 MAX_CONNECTIONS = 1000
 """Fewer than the 1024 open files that a process usually may have."""
 MAX_CONNECTION_AGE_S = 300.0
@@ -62,7 +64,7 @@ class Grpcio:
             ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.enable_channelz", int(config.channelz)),
         ]
-        self._server = grpc.aio.server(handlers=[interceptor], options=options)
+        self._server = grpc.aio.server(handlers=[Patience(interceptor)], options=options)
 
     def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Have signals of the process call these, on the event loop."""
@@ -98,6 +100,45 @@ class Grpcio:
         await self._server.stop(FLUSH_S)  # what is left are endless streams (health watches), or those out of time
         await stopping
         return is_finished
+
+
+class Patience(grpc.GenericRpcHandler):
+    """The handlers of an interceptor, but that a call of one message is answered even if that does not come.
+
+    grpcio itself would wait for as long as the caller stays. So it takes such a call for one of many messages, of which
+    the first is waited for here.
+    """
+
+    def __init__(self, interceptor: Interceptor) -> None:
+        self._interceptor = interceptor
+        self._patient: dict[str, Handler] = {}  # by path
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the handler of a method; None: there is no such method."""
+        path = handler_call_details.method
+        handler = self._patient.get(path) or self._interceptor.handler(path)
+        if handler is None or handler.request_streaming:
+            return handler
+        self._patient[path] = _patient(handler)
+        return self._patient[path]
+
+
+def _patient(handler: Handler) -> Handler:
+    behaviour: Any = handler.unary_unary or handler.unary_stream
+
+    async def call(_requests: object, context: Context) -> Any:
+        try:
+            async with asyncio.timeout(MESSAGE_S):
+                request = await context.read()
+        except TimeoutError:
+            text = f"the request's message did not come within {MESSAGE_S:g} s"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        if request is grpc.aio.EOF:
+            await context.abort(grpc.StatusCode.INTERNAL, "the call ended without a message")
+        return await behaviour(request, context)
+
+    wrap: Any = grpc.stream_stream_rpc_method_handler if handler.unary_stream else grpc.stream_unary_rpc_method_handler
+    return wrap(call, handler.request_deserializer, handler.response_serializer)  # type: ignore[no-any-return]
 
 
 async def within(grace_s: float, finished: Callable[[], Awaitable[None]]) -> bool:
