@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
@@ -27,6 +27,8 @@ from digits_server.rpc.security import Access
 from open_inference.v2 import inference_pb2_grpc
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from digits_server.rpc.tracing import Tracing
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,16 @@ class Server:
     Args:
         config: The settings.
         metrics: What it measures.
+        totals: Returns what this process and those beside it have measured; called on any thread. Without, this one's.
     """
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, totals: Callable[[], Iterable[Metric]] | None = None) -> None:
         self._config = config
         self.is_ready = False
         """Whether it serves."""
         self._stop = asyncio.Event()
         self._metrics = metrics
+        self._totals = totals or metrics.collect
         self._tracing = _tracing()
         self._runtime = Runtime(config, metrics)
         self._registry = Registry(config.default_model, self._runtime.serve)
@@ -128,7 +132,7 @@ class Server:
             self._rpcs.expect(service)
         server = self._front.server
         classifier.add_to_server(classifier.DigitClassifier(self._registry), server)
-        inference = open_inference.InferenceService(self._registry, lambda: self.is_ready)
+        inference = open_inference.InferenceService(self._registry, lambda: self.is_ready, self._totals)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [classifier.SERVICE, open_inference.SERVICE, health.SERVICE_NAME]

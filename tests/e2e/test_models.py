@@ -164,6 +164,14 @@ def test_asking_for_a_refused_model_says_why(server, models):
                 stub.Classify(pb.ClassifyRequest(model=model, pixels=bytes(784)), timeout=20)
             assert error.value.code() == grpc.StatusCode.NOT_FOUND
             assert re.search(reason, error.value.details())
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        index = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(), timeout=20).models
+        ready = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=True), timeout=20).models
+    said = {f"{model.name}/{model.version}": (model.state, model.reason) for model in index}
+    assert [said[key][0] for key in ("mine/1", "yours/v1")] == ["UNAVAILABLE", "UNAVAILABLE"]
+    assert "softmax" in said["mine/1"][1]
+    assert ready
+    assert {model.state for model in ready} == {"READY"}
     assert server.log.count('"no model"') == 1
 
 
