@@ -286,27 +286,30 @@ def test_metadata_and_readiness_need_a_name(stub):
 def test_statistics_are_summed_over_workers(toy_models, tmp_path, transport):
     """Whichever worker is asked tells what all have answered, of one model or of each."""
     server = start_server(toy_models, tmp_path, f"--transport={transport}", "--workers=2", "--default-model=toy-b")
-    sent = 0
-    while server.metric("digits_workers_ready") < 2 or sent < 20:  # each on a connection, so that both workers get some
-        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            stub = pb_grpc.GRPCInferenceServiceStub(channel)
-            infer(stub, tensor(shape=(2, 784)), raw=[GOOD * 2])
-            sent += 1
-            statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(name="toy-b"), timeout=TIMEOUT_S)
-        [counted] = statistics.model_stats
-        assert (counted.inference_count, counted.execution_count) == (2 * sent, sent)
-        assert counted.inference_stats.success.count == sent
-        assert counted.inference_stats.success.ns >= counted.inference_stats.compute_infer.ns > 0
-    with grpc.insecure_channel(server.address) as channel:
-        stub = pb_grpc.GRPCInferenceServiceStub(channel)
-        each = stub.ModelStatistics(pb.ModelStatisticsRequest(), timeout=TIMEOUT_S).model_stats
-        assert [(one.name, one.version, one.inference_count) for one in each] == [
-            ("toy-a", "2", 0),
-            ("toy-b", "1", 2 * sent),
-        ]
-        with pytest.raises(grpc.RpcError) as error:
-            stub.ModelStatistics(pb.ModelStatisticsRequest(name="toy-c"), timeout=TIMEOUT_S)
-        assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    pool = [("grpc.use_local_subchannel_pool", 1)]  # connections of their own, so that both workers get some
+    channels = [grpc.insecure_channel(server.address, pool) for _ in range(12)]
+    stubs = [pb_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+    for stub in stubs:
+        infer(stub, tensor(shape=(2, 784)), raw=[GOOD * 2])
+
+    def statistics(stub, name=""):
+        return stub.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT_S).model_stats
+
+    def has_all(stub):
+        [counted] = statistics(stub, "toy-b")
+        times = counted.inference_stats
+        assert times.success.ns >= times.compute_infer.ns > 0
+        return counted.inference_count == 24 and counted.execution_count == times.success.count == 12
+
+    for stub in stubs:
+        wait_until(lambda stub=stub: has_all(stub))  # at once, but for a worker that is slow to say what it has counted
+    each = [(one.name, one.version, one.inference_count) for one in statistics(stubs[0])]
+    assert each == [("toy-a", "2", 0), ("toy-b", "1", 24)]
+    with pytest.raises(grpc.RpcError) as error:
+        statistics(stubs[0], "toy-c")
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    for channel in channels:
+        channel.close()
     assert server.stop() == 0
 
 

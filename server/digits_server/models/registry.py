@@ -74,7 +74,7 @@ class Registry:
                 "version": package.version,
                 "alone_us": round(package.cost(1) * 1e6, 1),
                 "best_batch_size": package.cost.best_batch_size(),
-                "verdict": package.cost.verdict,
+                "batching": package.cost.summary,
                 "remark": package.remark,
             },
         )
