@@ -50,8 +50,9 @@ class Digits(click.Group):
                 raise OSError("standard output is closed")
             return super().main(*args, **extra)
         except OSError as error:  # but for broken pipes, which click ends on
+            is_output = error.strerror and not error.filename
             with contextlib.suppress(OSError):
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {f'standard output: {error.strerror}' if is_output else error}", err=True)
             _discard(sys.stdout, sys.stderr)
             sys.exit(2)
 

@@ -151,7 +151,7 @@ class Registry:
             return served
         name = name or self._default_model
         faults = [
-            f"version {refused} was refused: {reason}"
+            f"{f'version {refused}' if refused else 'what is there'} was refused: {reason}"
             for (model, refused), reason in self._faults().items()
             if model == name and (not version or refused == version)
         ][-1:]  # the latest is enough
