@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
@@ -27,8 +27,6 @@ from digits_server.rpc.security import Access
 from open_inference.v2 import inference_pb2_grpc
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from digits_server.rpc.tracing import Tracing
 
 log = logging.getLogger(__name__)
@@ -46,16 +44,18 @@ class Server:
     Args:
         config: The settings.
         metrics: What it measures.
-        totals: Returns what this process and those beside it have measured; called on any thread. Without, this one's.
+        totals: Returns what this process and those beside it have measured, by model and name; called on any thread.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, totals: Callable[[], Iterable[Metric]] | None = None) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, totals: Callable[[], Mapping[str, Mapping[str, float]]]
+    ) -> None:
         self._config = config
         self.is_ready = False
         """Whether it serves."""
         self._stop = asyncio.Event()
         self._metrics = metrics
-        self._totals = totals or metrics.collect
+        self._totals = totals
         self._tracing = _tracing()
         self._runtime = Runtime(config, metrics)
         self._registry = Registry(config.default_model, self._runtime.serve)

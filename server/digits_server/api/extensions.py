@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from digits.v1 import classifier_pb2
 from digits_server.api import messages, tensors
 from digits_server.models.registry import Registry, ServedModel
 from open_inference.v2 import inference_pb2 as pb
-
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric
 
 NAMES = ("model_configuration", "model_repository", "statistics")
 """What Triton calls them."""
@@ -40,32 +35,31 @@ def _type(datatype: str) -> pb.DataType.ValueType:
     return pb.DataType.Value(f"TYPE_{datatype}")
 
 
-def statistics(model: ServedModel, totals: Iterable[Metric]) -> pb.ModelStatistics:
+def statistics(model: ServedModel, totals: Mapping[str, float]) -> pb.ModelStatistics:
     """Return what a model has answered so far.
 
     Args:
         model: The model; its versions are counted together.
-        totals: All that has been measured.
+        totals: The sums of its metrics' samples, by name; those without samples may be missing.
     """
-    name = model.package.name
-    found: defaultdict[str, float] = defaultdict(float)
-    for metric in totals:
-        for sample in metric.samples:
-            if sample.labels.get("model") == name:
-                found[sample.name] += sample.value
-    requests, runs = int(found["digits_queue_seconds_count"]), int(found["digits_inference_seconds_count"])
-    queue_s = found["digits_queue_seconds_sum"]
+    requests, runs, images, queue_s, run_s = (
+        totals.get(f"digits_{name}", 0.0)
+        for name in (
+            *("queue_seconds_count", "inference_seconds_count", "batch_size_sum"),
+            *("queue_seconds_sum", "inference_seconds_sum"),
+        )
+    )
     # Requests wait for the whole run that they share, and tools divide by the number of requests.
-    compute_s = found["digits_inference_seconds_sum"] / max(runs, 1) * requests
+    compute_s = run_s / max(runs, 1) * requests
 
     def duration(seconds: float) -> pb.StatisticDuration:
-        return pb.StatisticDuration(count=requests, ns=round(seconds * 1e9))
+        return pb.StatisticDuration(count=int(requests), ns=round(seconds * 1e9))
 
     return pb.ModelStatistics(
-        name=name,
+        name=model.package.name,
         version=model.package.version,
-        inference_count=int(found["digits_batch_size_sum"]),
-        execution_count=runs,
+        inference_count=int(images),
+        execution_count=int(runs),
         inference_stats=pb.InferStatistics(
             success=duration(queue_s + compute_s),
             queue=duration(queue_s),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
@@ -17,9 +17,6 @@ from digits_server.rpc import context as calls
 from open_inference.v2 import inference_pb2 as pb
 from open_inference.v2 import inference_pb2_grpc as pb_grpc
 
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE = DESCRIPTOR.full_name
 
@@ -30,11 +27,11 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
     Args:
         registry: The models.
         is_ready: Whether the server is what it should be, as the health service tells.
-        totals: Returns what the server has measured so far; called on any thread.
+        totals: Returns what the server has measured so far, by model and name; called on any thread.
     """
 
     def __init__(
-        self, registry: Registry, is_ready: Callable[[], bool], totals: Callable[[], Iterable[Metric]]
+        self, registry: Registry, is_ready: Callable[[], bool], totals: Callable[[], Mapping[str, Mapping[str, float]]]
     ) -> None:
         self._registry = registry
         self._is_ready = is_ready
@@ -92,7 +89,9 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
             for name in ([request.name] if request.name else self._registry.names)
         ]
         totals = await asyncio.to_thread(self._totals)  # other processes may be asked
-        return pb.ModelStatisticsResponse(model_stats=[extensions.statistics(model, totals) for model in asked])
+        return pb.ModelStatisticsResponse(
+            model_stats=[extensions.statistics(it, totals.get(it.package.name, {})) for it in asked]
+        )
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, _context: object) -> pb.RepositoryIndexResponse:
         """List the models on disk."""
