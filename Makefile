@@ -60,6 +60,12 @@ $(VENV)/.ray $(VENV)/.notebook: $(VENV)/.%: requirements/%.txt | $(VENV)/.dev
 	$(BIN)/pip check
 	@touch $@
 
+# Triton's load generator, for tests/e2e/test_perf_analyzer.py, apart from the tritonclient of the environment. On Linux,
+# x86-64; it also wants apt-get install libb64-0d.
+$(VENV)/perf_analyzer: requirements/perf-analyzer.txt | $(BIN)/python
+	$(BIN)/pip $(PINNED) $< --target $@ --upgrade
+	@touch $@
+
 ##@ Use
 .PHONY: serve
 serve: $(VENV)/.serve  ## serve the shipped models on 127.0.0.1:50051 (ARGS="--port 6000" for other settings)

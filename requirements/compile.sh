@@ -19,3 +19,5 @@ pin loadtest -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml 
 pin web      --extra otel --extra pictures -c requirements/dev.txt proto/pyproject.toml client/pyproject.toml web/pyproject.toml $build
 pin ray      -c requirements/dev.txt proto/pyproject.toml server/pyproject.toml $build --group pyproject.toml:ray
 pin notebook -c requirements/dev.txt --group pyproject.toml:notebook
+# Triton's load generator: the last tritonclient whose wheel has the program, and a library that it is linked against.
+pin perf-analyzer --no-deps - <<<$'tritonclient==2.48.0\nnvidia-cuda-runtime-cu12'

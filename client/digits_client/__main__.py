@@ -50,8 +50,9 @@ class Digits(click.Group):
                 raise OSError("standard output is closed")
             return super().main(*args, **extra)
         except OSError as error:  # but for broken pipes, which click ends on
+            is_output = error.strerror and not error.filename
             with contextlib.suppress(OSError):
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {f'standard output: {error.strerror}' if is_output else error}", err=True)
             _discard(sys.stdout, sys.stderr)
             sys.exit(2)
 
@@ -77,7 +78,7 @@ def server_options(command: CommandT) -> CommandT:
     pem = click.Path(exists=True, dir_okay=False)
     for add in (  # the last is listed first
         option("--tls-key", type=pem, help="Its private key, PEM."),
-        option("--tls-cert", type=pem, help="Own certificate, PEM, for servers that ask who calls."),
+        option("--tls-cert", type=pem, help="Client certificate, PEM, for servers that require one (mTLS)."),
         option("--tls-ca", type=pem, help="Encrypt, and trust the authorities in this PEM file."),
         option("--token", default="", help="Bearer token to send."),
         option(
@@ -87,7 +88,7 @@ def server_options(command: CommandT) -> CommandT:
             show_default=True,
             help="Seconds to wait for an answer.",
         ),
-        option("--server", default=DEFAULT_SERVER, show_default=True, help="Where the server is, host:port."),
+        option("--server", default=DEFAULT_SERVER, show_default=True, help="Address of the server, host:port."),
     ):
         command = add(command)
     return command
@@ -213,7 +214,9 @@ def health(**where: Any) -> None:
 
 @main.command()
 @option("--metrics", default="http://127.0.0.1:9464/metrics", show_default=True, help="The server's metrics.")
-@click.option("--every-s", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
+@click.option(
+    "--every-s", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds between lines."
+)
 @click.option("--count", type=click.IntRange(1), help="Lines to print; default: until Ctrl-C.")
 def watch(metrics: str, every_s: float, count: int | None) -> None:
     """Print a line every second: images, calls, failures, and how long calls take in the server.

@@ -123,7 +123,7 @@ def _token(token: object) -> str:
         ValueError: It can't be sent. The message does not repeat it, for messages end up in logs.
     """
     if not isinstance(token, str):
-        raise ValueError(f"token: a {type(token).__name__}; allowed is text")  # noqa: TRY004 - as all
+        raise ValueError(f"token: an object of type {type(token).__name__}; allowed is text")  # noqa: TRY004 - as all
     stripped = token.strip()
     if token and not stripped:
         raise ValueError("token: only white space; allowed are printable ASCII characters")

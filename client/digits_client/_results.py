@@ -98,7 +98,7 @@ class Model:
     is_default: bool
     is_serving: bool
     state: str
-    """`serving`, `loading`, `shadow` (on trial beside the version before it), `refused`, or `unspecified`."""
+    """`serving`, `loading`, `shadow` (compared with the version before it), `refused`, or `unspecified`."""
     reason: str
     """Why it was refused, or how its trial goes. Of one that serves: what is wrong with newer files in its place."""
     test_accuracy: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import math
 import time
+import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,10 @@ def read(url: str) -> Reading:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as page:  # noqa: S310 - checked above
             return parse(str(page.read(), "utf-8", "replace"), time.monotonic())
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:  # its own text is that of the exception within
+        raise OSError(getattr(error.reason, "strerror", None) or error.reason) from error
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP is spoken there: {error!r}") from error
 

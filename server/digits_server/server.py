@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
@@ -44,14 +44,18 @@ class Server:
     Args:
         config: The settings.
         metrics: What it measures.
+        totals: Returns what this process and those beside it have measured, by model and name; called on any thread.
     """
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, totals: Callable[[], Mapping[str, Mapping[str, float]]]
+    ) -> None:
         self._config = config
         self.is_ready = False
         """Whether it serves."""
         self._stop = asyncio.Event()
         self._metrics = metrics
+        self._totals = totals
         self._tracing = _tracing()
         self._runtime = Runtime(config, metrics)
         self._registry = Registry(config.default_model, self._runtime.serve)
@@ -128,7 +132,7 @@ class Server:
             self._rpcs.expect(service)
         server: Any = self._rpcs  # as far as generated functions know
         classifier.add_to_server(classifier.DigitClassifier(self._registry), server)
-        inference = open_inference.InferenceService(self._registry, lambda: self.is_ready)
+        inference = open_inference.InferenceService(self._registry, lambda: self.is_ready, self._totals)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [classifier.SERVICE, open_inference.SERVICE, health.SERVICE_NAME]

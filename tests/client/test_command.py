@@ -208,7 +208,11 @@ def test_watch_prints_as_many_lines_as_asked(server):
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["--metrics=http://127.0.0.1:1/metrics"], 1, "no metrics can be had from"),
+        (
+            ["--metrics=http://127.0.0.1:1/metrics"],
+            1,
+            "no metrics can be had from http://127.0.0.1:1/metrics: Connection refused",
+        ),
         (["--metrics=file:///etc"], 2, "allowed are http://"),
         (["--every-s=nan"], 2, "--every-s: nan; allowed are numbers above 0"),
         (["--every-s=inf"], 2, "--every-s: inf"),
@@ -293,6 +297,7 @@ def test_output_that_cannot_be_written_is_one_line(server, files, command, redir
     done = subprocess.run(shell, check=False, shell=True, capture_output=True, env=environment, timeout=60)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == ("2>" not in redirection)
+    assert done.stderr.startswith(b"" if "2>" in redirection else b"Error: standard output")
     assert b"Traceback" not in done.stderr
 
 

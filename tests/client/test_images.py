@@ -82,6 +82,12 @@ def test_photos_turned_by_their_camera_are_turned_back():
     np.testing.assert_allclose(square(prepare(file.getvalue())), square(prepare(upright)), atol=2)
 
 
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000), (2100, 1)])
+def test_a_line_of_pixels_is_a_picture(size):
+    """However narrow a picture is, nothing of it is rounded away: empty, it is blank."""
+    assert not prepare(Image.new("L", size, 255)).any()
+
+
 def test_empty_paper_is_blank():
     """A picture without ink gives an image without ink."""
     assert prepare(Image.new("L", (100, 100), 255)).max() == 0

@@ -155,16 +155,29 @@ def test_asking_for_a_refused_model_says_why(server, models):
     """NOT_FOUND tells what was wrong with the model that was asked for, in one line."""
     write_package(models / "mine" / "1", gives_logits=True)
     write_package(models / "yours" / "v1")
-    wait_until(lambda: {"mine/1", "yours/v1"} <= set(listed(server)))
+    write_package(models / "theirs")
+    wait_until(lambda: {"mine/1", "yours/v1", "theirs/"} <= set(listed(server)))
     wait_until(lambda: listed(server)["mine/1"][0] == "REFUSED")
     with grpc.insecure_channel(server.address) as channel:
         stub = pb_grpc.DigitClassifierStub(channel)
-        for model, reason in (("mine", "version 1 was refused: .*softmax"), ("yours", "version v1 was refused: 'v1'")):
+        for model, reason in (
+            ("mine", "version 1 was refused: .*softmax"),
+            ("yours", "version v1 was refused: 'v1'"),
+            ("theirs", "; what is there was refused: model.onnx lies in theirs/; what counts is theirs/1/model.onnx"),
+        ):
             with pytest.raises(grpc.RpcError) as error:
                 stub.Classify(pb.ClassifyRequest(model=model, pixels=bytes(784)), timeout=20)
             assert error.value.code() == grpc.StatusCode.NOT_FOUND
             assert re.search(reason, error.value.details())
-    assert server.log.count('"no model"') == 1
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        index = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(), timeout=20).models
+        ready = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=True), timeout=20).models
+    said = {f"{model.name}/{model.version}": (model.state, model.reason) for model in index}
+    assert [said[key][0] for key in ("mine/1", "yours/v1")] == ["UNAVAILABLE", "UNAVAILABLE"]
+    assert "softmax" in said["mine/1"][1]
+    assert ready
+    assert {model.state for model in ready} == {"READY"}
+    assert server.log.count('"no model"') == 2
 
 
 def test_byte_graph_is_served(server, models):

@@ -257,12 +257,12 @@ def test_unknown_models_and_versions(stub, model, version, words):
 
 
 def test_metadata_lists_versions_input_and_outputs(stub):
-    """All versions are listed, whichever is asked for; the input is the ONNX file's own."""
+    """All versions are listed, whichever is asked for; the input is named as in the ONNX file and holds bytes."""
     answer = stub.ModelMetadata(pb.ModelMetadataRequest(name="toy-a", version="1"), timeout=TIMEOUT_S)
     assert (answer.versions, answer.platform) == (["1", "2"], "onnx_onnxv1")
     tensors = {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in [*answer.inputs, *answer.outputs]}
     assert tensors == {
-        "vectors": ("FP32", [-1, 784]),
+        "vectors": ("UINT8", [-1, 784]),
         "probabilities": ("FP32", [-1, 10]),
         "digits": ("UINT8", [-1]),
         "confidences": ("FP32", [-1]),
@@ -275,11 +275,55 @@ def test_metadata_and_readiness_need_a_name(stub):
     for call, message in (
         (stub.ModelMetadata, pb.ModelMetadataRequest()),
         (stub.ModelReady, pb.ModelReadyRequest(version="1")),
+        (stub.ModelConfig, pb.ModelConfigRequest()),
     ):
         with pytest.raises(grpc.RpcError) as error:
             call(message, timeout=TIMEOUT_S)
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert error.value.details() == "name: is empty; allowed are ['toy-a', 'toy-b']"
+
+
+def test_statistics_are_summed_over_workers(toy_models, tmp_path, transport):
+    """Whichever worker is asked tells what all have answered, of one model or of each."""
+    server = start_server(toy_models, tmp_path, f"--transport={transport}", "--workers=2", "--default-model=toy-b")
+    pool = [("grpc.use_local_subchannel_pool", 1)]  # connections of their own, so that both workers get some
+    channels = [grpc.insecure_channel(server.address, pool) for _ in range(12)]
+    stubs = [pb_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+    for stub in stubs:
+        infer(stub, tensor(shape=(2, 784)), raw=[GOOD * 2])
+
+    def statistics(stub, name=""):
+        return stub.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT_S).model_stats
+
+    def has_all(stub):
+        [counted] = statistics(stub, "toy-b")
+        times = counted.inference_stats
+        assert times.success.ns >= times.compute_infer.ns > 0
+        return counted.inference_count == 24 and counted.execution_count == times.success.count == 12
+
+    for stub in stubs:
+        wait_until(lambda stub=stub: has_all(stub))  # at once, but for a worker that is slow to say what it has counted
+    each = [(one.name, one.version, one.inference_count) for one in statistics(stubs[0])]
+    assert each == [("toy-a", "2", 0), ("toy-b", "1", 24)]
+    with pytest.raises(grpc.RpcError) as error:
+        statistics(stubs[0], "toy-c")
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    for channel in channels:
+        channel.close()
+    assert server.stop() == 0
+
+
+def test_index_lists_what_is_on_disk(stub):
+    """Every version with its state; there is one repository, so another's name is a fault."""
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S).models
+    assert [(model.name, model.version, model.state) for model in index] == [
+        ("toy-a", "1", "READY"),
+        ("toy-a", "2", "READY"),
+        ("toy-b", "1", "READY"),
+    ]
+    with pytest.raises(grpc.RpcError) as error:
+        stub.RepositoryIndex(pb.RepositoryIndexRequest(repository_name="other"), timeout=TIMEOUT_S)
+    assert error.value.details() == "repository_name: is 'other'; allowed is '': there is one"
 
 
 def test_batches_queue_and_deadlines_are_those_of_classify(toy_models, tmp_path, transport):

@@ -11,6 +11,8 @@ from conftest import ROOT, mnist_test_set, start_server
 
 from digits_client import DigitClient
 
+ROWS = 125  # in each request of triton_calls.py
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, transport):
@@ -54,7 +56,7 @@ def test_readiness_and_metadata(answers):
         assert said[asked]["server"]["name"] == "digits-server"
         model = said[asked]["model"]
         assert (model["name"], model["versions"], model["platform"]) == ("digits-mlp", ["2"], "onnx_onnxv1")
-        assert model["inputs"] == [{"name": "vectors", "datatype": "FP32", "shape": ["-1", "784"]}]
+        assert model["inputs"] == [{"name": "vectors", "datatype": "UINT8", "shape": ["-1", "784"]}]
         assert [output["name"] for output in model["outputs"]] == [
             "probabilities",
             "digits",
@@ -62,6 +64,29 @@ def test_readiness_and_metadata(answers):
             "quality_flags",
         ]
     assert (said["sync"]["version ready"], said["sync"]["other ready"]) == (True, False)
+
+
+def test_extensions_that_tools_ask(answers):
+    """The configuration, the index, and statistics that count every image and request that has been answered."""
+    said, _, labels = answers
+    assert said["sync"]["server"]["extensions"] == ["model_configuration", "model_repository", "statistics"]
+    config = said["sync"]["config"]
+    assert (config["name"], config["max_batch_size"]) == ("digits-mlp", 10_000)
+    assert config["input"] == [{"name": "vectors", "data_type": "TYPE_UINT8", "dims": ["784"]}]
+    assert config["output"][0] == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": ["10"]}
+    batch = int(config["dynamic_batching"]["preferred_batch_size"][0])
+    [statistics] = said["sync"]["statistics"]
+    runs, spent = len(labels) // ROWS * -(-ROWS // batch), statistics["inference_stats"]
+    assert (statistics["name"], statistics["version"]) == ("digits-mlp", "2")
+    assert int(statistics["inference_count"]) == len(labels)
+    assert int(statistics["execution_count"]) == runs
+    assert {int(duration["count"]) for duration in spent.values()} == {runs}
+    assert int(spent["success"]["ns"]) == int(spent["queue"]["ns"]) + int(spent["compute_infer"]["ns"]) > 0
+    assert said["sync"]["all statistics"] == ["digits-cnn", "digits-mlp"]
+    assert [(model["name"], model["version"], model["state"]) for model in said["sync"]["index"]] == [
+        ("digits-cnn", "1", "READY"),
+        ("digits-mlp", "2", "READY"),
+    ]
 
 
 def test_what_belongs_to_a_request_comes_back(answers):

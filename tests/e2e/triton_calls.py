@@ -38,6 +38,10 @@ def sync(address, images):
             "other ready": client.is_model_ready("other"),
             "server": client.get_server_metadata(as_json=True),
             "model": client.get_model_metadata(MODEL, as_json=True),
+            "config": client.get_model_config(MODEL, as_json=True)["config"],
+            "statistics": client.get_inference_statistics(MODEL, as_json=True)["model_stats"],
+            "all statistics": [model.name for model in client.get_inference_statistics().model_stats],
+            "index": client.get_model_repository_index(as_json=True)["models"],
             "ids": [result.get_response().id for result in results[:2]],
             "parameters": sorted(results[0].get_response().parameters),
         }

@@ -18,7 +18,10 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LISTS = sorted((ROOT / "requirements").glob("*.txt"), key=lambda file: file.stem)
+PROGRAMS = "perf-analyzer"  # a list of what is unpacked beside the environments, and never imported
+LISTS = sorted(
+    (file for file in (ROOT / "requirements").glob("*.txt") if file.stem != PROGRAMS), key=lambda file: file.stem
+)
 STAMPS = (".venv/.serve", ".venv/.web", ".venv/.dev", ".venv/.ray", ".venv/.notebook", "out/supply/.venv")
 MADE_UP = {  # what a package of that release asks for; its newer release is on the index, and not pinned
     "app": {"1.0": ["plugin[extra]>=1"], "2.0": []},

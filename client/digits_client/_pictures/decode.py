@@ -55,7 +55,8 @@ def _grey(image: Image.Image, most: int) -> Grey:
     if not grey.size:
         raise ValueError("it has no pixels")
     shrink = most / max(grey.shape)
-    return _uint8(cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)) if shrink < 1 else grey
+    size = [max(1, round(length * shrink)) for length in grey.shape[::-1]]
+    return _uint8(cv2.resize(grey, size, interpolation=cv2.INTER_AREA)) if shrink < 1 else grey
 
 
 def _uint8(array: npt.NDArray[np.generic] | cv2.typing.MatLike) -> Grey:

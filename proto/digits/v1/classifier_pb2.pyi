@@ -71,7 +71,7 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_LOADING: _ModelState.ValueType  # 3
     """Is being loaded and verified."""
     MODEL_STATE_SHADOW: _ModelState.ValueType  # 4
-    """Answers a copy of the requests to the version before it, to see whether it may take its place."""
+    """Is compared with the version before it, on copies of recent requests, before it may take its place."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """State of a version."""
@@ -85,7 +85,7 @@ MODEL_STATE_REFUSED: ModelState.ValueType  # 2
 MODEL_STATE_LOADING: ModelState.ValueType  # 3
 """Is being loaded and verified."""
 MODEL_STATE_SHADOW: ModelState.ValueType  # 4
-"""Answers a copy of the requests to the version before it, to see whether it may take its place."""
+"""Is compared with the version before it, on copies of recent requests, before it may take its place."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final

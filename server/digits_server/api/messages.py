@@ -142,7 +142,7 @@ def _served(model: ServedModel, *, is_default: bool) -> pb.Model:
             for size, seconds in zip(package.cost.sizes, package.cost.seconds, strict=True)
         ],
         batching_gain=package.cost.batching_gain,
-        verdict=package.cost.verdict,
+        verdict=package.cost.summary,
     )
 
 

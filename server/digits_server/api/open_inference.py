@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import grpc
 
+from digits_server.api import extensions, tensors
 from digits_server.api import messages as converters
-from digits_server.api import tensors
-from digits_server.errors import InvalidArgument, NotFound
+from digits_server.errors import InvalidArgument, NotFound, quoted
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.rpc import context as calls
 from open_inference.v2 import inference_pb2 as pb
@@ -26,12 +27,18 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
     Args:
         registry: The models.
         is_ready: Whether the server is what it should be, as the health service tells.
+        totals: Returns what the server has measured so far, by model and name; called on any thread.
     """
 
-    def __init__(self, registry: Registry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, registry: Registry, is_ready: Callable[[], bool], totals: Callable[[], Mapping[str, Mapping[str, float]]]
+    ) -> None:
         self._registry = registry
         self._is_ready = is_ready
-        self._metadata = pb.ServerMetadataResponse(name="digits-server", version=version("digits-server"))
+        self._totals = totals
+        self._metadata = pb.ServerMetadataResponse(
+            name="digits-server", version=version("digits-server"), extensions=extensions.NAMES
+        )
 
     async def ServerLive(self, _request: pb.ServerLiveRequest, _context: object) -> pb.ServerLiveResponse:
         """Say yes."""
@@ -70,6 +77,29 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         outcome = converters.joined(outcomes)
         calls.tell(context, request, model.package, outcome)
         return tensors.response(request, outputs, model, outcome)
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, _context: object) -> pb.ModelConfigResponse:
+        """Tell how a model is served."""
+        return pb.ModelConfigResponse(config=extensions.config(self._model("name", request.name, request.version)))
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, _context: object) -> pb.ModelStatisticsResponse:
+        """Tell what one model, or each, has answered so far."""
+        asked = [
+            self._registry.get(name, request.version)
+            for name in ([request.name] if request.name else self._registry.names)
+        ]
+        totals = await asyncio.to_thread(self._totals)  # other processes may be asked
+        return pb.ModelStatisticsResponse(
+            model_stats=[extensions.statistics(it, totals.get(it.package.name, {})) for it in asked]
+        )
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, _context: object) -> pb.RepositoryIndexResponse:
+        """List the models on disk."""
+        if request.repository_name:
+            raise InvalidArgument(
+                "repository_name", f"is {quoted(request.repository_name)}; allowed is '': there is one"
+            )
+        return extensions.index(self._registry, only_ready=request.ready)
 
     def _model(self, field: str, name: str, version: str) -> ServedModel:
         if not name:  # here names are not optional: nobody gets a model by mistake

@@ -177,7 +177,7 @@ def metadata(model: ServedModel, versions: Sequence[str]) -> pb.ModelMetadataRes
         name=model.package.name,
         versions=versions,
         platform=PLATFORM,
-        inputs=[tensor(name=INPUT, datatype="FP32", shape=[-1, PIXELS])],
+        inputs=[tensor(name=INPUT, datatype="UINT8", shape=[-1, PIXELS])],
         outputs=[
             tensor(name=name, datatype=_datatype(output, model), shape=[-1, classes] if output.is_by_class else [-1])
             for name, output in OUTPUTS.items()

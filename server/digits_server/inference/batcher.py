@@ -68,7 +68,7 @@ class Batcher(Generic[RowsT, AnswersT]):
     ) -> None:
         self._run = run
         self.max_batch_size = max_batch_size
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._cost = cost
         self._expect = expect
         self._max_wait_s = max_wait_s
@@ -133,11 +133,11 @@ class Batcher(Generic[RowsT, AnswersT]):
         size, deadline, now = job.size, job.deadline, self._clock()
         if self._is_closed:
             raise Draining("the server is shutting down")
-        if size > self._max_queue:
-            raise InvalidArgument("images", f"{size} in one request; allowed are up to {self._max_queue}")
-        if self._waiting.rows + size > self._max_queue:
+        if size > self.max_queue:
+            raise InvalidArgument("images", f"{size} in one request; allowed are up to {self.max_queue}")
+        if self._waiting.rows + size > self.max_queue:
             raise QueueFull(
-                f"{self._waiting.rows} images are waiting; {size} more would exceed the queue's {self._max_queue}",
+                f"{self._waiting.rows} images are waiting; {size} more would exceed the queue's {self.max_queue}",
                 retry_after_s=self._cost(self._waiting.rows),
             )
         if deadline < float("inf"):

@@ -53,7 +53,7 @@ class CostCurve:
         return self.gain(self.best_batch_size())
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """The measured gain in words."""
         return f"batching helps {self.batching_gain:.1f}x, in batches of {self.best_batch_size()}"
 

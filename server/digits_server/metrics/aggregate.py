@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ ANSWER_S = 0.5
 """Time for workers to answer a scrape; one that hangs must not hold it up."""
 Samples = list[Metric]
 """What a process has measured so far."""
+Totals = Mapping[str, Mapping[str, float]]
+"""Sums of samples, by model and by the sample's name."""
 GAUGES: Mapping[str, Callable[[float, float], float]] = {
     "digits_queue_depth": operator.add,
     "digits_certificate_expiry_timestamp_seconds": min,
@@ -89,6 +92,14 @@ def merge(metrics: Iterable[Metric]) -> Samples:
     return list(merged.values())
 
 
+def by_model(metrics: Iterable[Metric]) -> Totals:
+    """Return the sums of what is measured of models, over all other labels."""
+    totals: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for sample in (sample for metric in metrics for sample in metric.samples if "model" in sample.labels):
+        totals[sample.labels["model"]][sample.name] += sample.value
+    return totals
+
+
 @dataclass
 class Page:
     """All that a scrape shows.
@@ -108,10 +119,10 @@ class Page:
         self.registry.register(self.measured)
         self.registry.register(_Processes(self.processes))
         PlatformCollector(registry=self.registry)
-        ready = Gauge("digits_workers_ready", "Processes that serve.", registry=self.registry)
+        ready = Gauge("digits_workers_ready", "Processes that are ready to serve.", registry=self.registry)
         ready.set_function(self.workers_ready)
         self.restarts = Counter(
-            "digits_worker_restarts", "Workers that were replaced.", ["reason"], registry=self.registry
+            "digits_worker_restarts", "Workers that were replaced, by reason.", ["reason"], registry=self.registry
         )
         for reason in ("asked", "died", "hung", "not_started"):  # from 0 on: Prometheus sees no first step otherwise
             self.restarts.labels(reason)

@@ -49,48 +49,63 @@ class Metrics(Collector):
             return Histogram(name, documentation, labels, buckets=SECONDS, registry=registry)
 
         self._handled = Counter("grpc_server_handled", "RPCs completed.", [*rpc, "grpc_code"], registry=registry)
-        self._handling = seconds("grpc_server_handling_seconds", "Time in the RPC's handler.", rpc)
-        self._rejected = Counter("digits_rejected", "Requests refused on arrival.", ["reason"], registry=registry)
-        self._secrets = Counter(
-            "digits_secret_loads", "New certificates, tokens.", ["secret", "result"], registry=registry
+        self._handling = seconds("grpc_server_handling_seconds", "Time spent in the handler of an RPC.", rpc)
+        self._rejected = Counter(
+            "digits_rejected", "Requests rejected on arrival, by reason.", ["reason"], registry=registry
         )
-        self._handshakes = Counter("digits_tls_handshakes", "TLS handshakes begun.", registry=registry)
+        self._secrets = Counter(
+            "digits_secret_loads",
+            "Reloads of certificates and tokens, by result.",
+            ["secret", "result"],
+            registry=registry,
+        )
+        self._handshakes = Counter("digits_tls_handshakes", "TLS handshakes started.", registry=registry)
         self._expiry = Gauge(
             "digits_certificate_expiry_timestamp_seconds",
-            "When the server's certificate expires, since 1970; 0: there is none.",
+            "When the server's certificate expires, as a Unix timestamp; 0: there is none.",
             registry=registry,
         )
         self._queue = ArrayHistogram(
-            "digits_queue_seconds", "Wait of a request for its batch.", model, registry, SECONDS
+            "digits_queue_seconds", "Time that a request waited for its batch.", model, registry, SECONDS
         )
-        self._inference = seconds("digits_inference_seconds", "Time of a run of the model.", model)
-        self._size = Histogram("digits_batch_size", "Images in a run.", model, buckets=SIZES, registry=registry)
+        self._inference = seconds("digits_inference_seconds", "Duration of a batch's run.", model)
+        self._size = Histogram("digits_batch_size", "Images in a batch.", model, buckets=SIZES, registry=registry)
         self._batches = Counter(
-            "digits_batches", "Runs, by what released them.", [*model, "release"], registry=registry
+            "digits_batches", "Batches, by what released them.", [*model, "release"], registry=registry
         )
         self._cancelled = Counter(
-            "digits_cancelled_images", "Images that ran for callers who had left by the end.", model, registry=registry
+            "digits_cancelled_images",
+            "Images run for callers who cancelled before the end of the batch.",
+            model,
+            registry=registry,
         )
-        self._predictions = ArrayCounter("digits_predictions", "Images, by answer.", [*model, "digit"], registry)
+        self._predictions = ArrayCounter(
+            "digits_predictions", "Images, by predicted class.", [*model, "digit"], registry
+        )
         self._confidence = ArrayHistogram(
-            "digits_confidence", "Probability of the answer.", model, registry, CONFIDENCES
+            "digits_confidence", "Probability of the predicted class.", model, registry, CONFIDENCES
         )
         feature = [*model, "feature", "bucket"]
         self._images = ArrayCounter(
-            "digits_input_images", "Images, by feature (ink: upper bound of the mean, class: digit).", feature, registry
+            "digits_input_images",
+            "Images, by bucket of a feature (ink: upper bound of the mean; class: predicted).",
+            feature,
+            registry,
         )
         self._reference = Gauge(
-            "digits_reference_share", "Share of the training images, likewise.", feature, registry=registry
+            "digits_reference_share", "Share of the training images in the same buckets.", feature, registry=registry
         )
-        self._depth = Gauge("digits_queue_depth", "Images waiting.", version, registry=registry)
-        self._info = Gauge("digits_model_info", "1 for a version that serves.", version, registry=registry)
+        self._depth = Gauge("digits_queue_depth", "Images waiting in the queue.", version, registry=registry)
+        self._info = Gauge("digits_model_info", "1 for each model version that serves.", version, registry=registry)
         self._gain = Gauge(
             "digits_batching_gain",
-            "Images/s in the best batch over images/s alone, measured when the model was loaded.",
+            "Images/s in the best batch over images/s one at a time, measured when the model was loaded.",
             version,
             registry=registry,
         )
-        self._refused = Gauge("digits_models_refused", "Versions on disk that can't be served.", registry=registry)
+        self._refused = Gauge(
+            "digits_models_refused", "Model versions on disk that have been refused.", registry=registry
+        )
         self._unreadable = Gauge(
             "digits_models_unreadable", "1 while the models folder can't be read.", registry=registry
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import http.client
 import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -15,7 +17,9 @@ from socketserver import ThreadingTCPServer
 from typing import Self
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
 
 from digits_server.addresses import Address, cannot_listen
 from digits_server.config import Config
@@ -24,6 +28,20 @@ log = logging.getLogger(__name__)
 
 CLOSE_S = 0.1
 """Time to close within; shorter ones wake an idle process more often."""
+SCRAPE_S = 5.0
+"""Time for `/metrics` to answer."""
+
+
+def scrape(host: str, port: int) -> Iterable[Metric]:
+    """Return what `/metrics` at an address shows.
+
+    Raises:
+        OSError: Nobody answers there.
+    """
+    connection = http.client.HTTPConnection(Address(host, port).bare_host, port, timeout=SCRAPE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        return list(text_string_to_metric_families(connection.getresponse().read().decode()))
 
 
 class AdminServer:
@@ -54,7 +72,8 @@ class AdminServer:
         except OSError as error:
             raise cannot_listen(address, error) from error
         self._server.registry, self._server.is_alive, self._server.is_ready = registry, is_alive, is_ready
-        self.address = str(replace(address, port=self._server.server_address[1]))
+        self.port: int = self._server.server_address[1]
+        self.address = str(replace(address, port=self.port))
         """Host and port, as in a URL."""
         self._thread = threading.Thread(target=self._server.serve_forever, args=[CLOSE_S], name="admin", daemon=True)
 

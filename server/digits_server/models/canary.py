@@ -1,4 +1,4 @@
-"""Compares a new version with the one that serves, on images that callers have sent of late, before it may take over.
+"""Compares a new version with the one that serves, on recent images of callers, before it may take over.
 
 Each process decides by itself, on the images that it has seen.
 """

@@ -74,7 +74,7 @@ class Registry:
                 "version": package.version,
                 "alone_us": round(package.cost(1) * 1e6, 1),
                 "best_batch_size": package.cost.best_batch_size(),
-                "verdict": package.cost.verdict,
+                "batching": package.cost.summary,
                 "remark": package.remark,
             },
         )
@@ -151,7 +151,7 @@ class Registry:
             return served
         name = name or self._default_model
         faults = [
-            f"version {refused} was refused: {reason}"
+            f"{f'version {refused}' if refused else 'what is there'} was refused: {reason}"
             for (model, refused), reason in self._faults().items()
             if model == name and (not version or refused == version)
         ][-1:]  # the latest is enough

@@ -22,7 +22,10 @@ NEEDS_CLASSIFY = frozenset(
         *(f"/digits.v1.DigitClassifier/{method}" for method in ("Classify", "ClassifyStream", "ListModels")),
         *(
             f"/inference.GRPCInferenceService/{method}"
-            for method in ("ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+            for method in (
+                *("ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"),
+                *("ModelConfig", "ModelStatistics", "RepositoryIndex"),
+            )
         ),
     }
 )

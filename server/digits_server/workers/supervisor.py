@@ -121,7 +121,7 @@ class Supervisor:
                 self._config, self._page.registry, is_alive=self._is_alive, is_ready=self._is_ready
             ) as self._admin,
         ):
-            self._config = replace(self._config, port=address.port)
+            self._config = replace(self._config, port=address.port, metrics_port=self._admin.port)
             try:
                 while not self._stops:
                     self._fill_slots()

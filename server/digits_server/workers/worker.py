@@ -16,9 +16,9 @@ from digits_server import logs
 from digits_server.config import Config, SettingRefused
 from digits_server.errors import ModelRefused
 from digits_server.logs import Ready
-from digits_server.metrics.aggregate import Page
+from digits_server.metrics.aggregate import Page, by_model
 from digits_server.metrics.definitions import Metrics
-from digits_server.metrics.http import AdminServer
+from digits_server.metrics.http import AdminServer, scrape
 from digits_server.rpc import fronts
 from digits_server.server import Server
 from digits_server.workers.process import PIPE, Command, Draining, Message, Report
@@ -47,7 +47,7 @@ def serve_alone(config: Config) -> int:
 
 async def _serve_alone(config: Config) -> int:
     metrics = Metrics()
-    server = Server(config, metrics)
+    server = Server(config, metrics, lambda: by_model(metrics.collect()))
     last_beat = float("inf")
 
     async def beat() -> None:
@@ -98,7 +98,7 @@ async def _serve(config: Config, file: int) -> int:
 
         reports = asyncio.create_task(report())
         try:
-            server = Server(config, metrics)
+            server = Server(config, metrics, lambda: by_model(scrape(config.metrics_host, config.metrics_port)))
             commands = {
                 Command.DRAIN: server.stop,
                 Command.RELOAD: server.reload,
