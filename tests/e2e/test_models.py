@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -152,7 +153,7 @@ def test_bad_versions_are_refused_and_the_old_one_serves_on(server, models):
 
 
 def test_asking_for_a_refused_model_says_why(server, models):
-    """NOT_FOUND tells what was wrong with the model that was asked for, in one line."""
+    """NOT_FOUND, and the command, tell what was wrong with the model that was asked for, in one line."""
     write_package(models / "mine" / "1", gives_logits=True)
     write_package(models / "yours" / "v1")
     wait_until(lambda: {"mine/1", "yours/v1"} <= set(listed(server)))
@@ -164,6 +165,11 @@ def test_asking_for_a_refused_model_says_why(server, models):
                 stub.Classify(pb.ClassifyRequest(model=model, pixels=bytes(784)), timeout=20)
             assert error.value.code() == grpc.StatusCode.NOT_FOUND
             assert re.search(reason, error.value.details())
+    sample = Path(__file__).parents[2] / "docs" / "samples" / "7.png"
+    command = [sys.executable, "-m", "digits_client", "classify", sample, "--model=mine", f"--server={server.address}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search("'mine' is not served; version 1 was refused: .*softmax", done.stdout + done.stderr)
     assert server.log.count('"no model"') == 1
 
 
