@@ -148,7 +148,7 @@ def read_labelled(text: str, folder: Path) -> Labelled:
         DataError: MNIST can't be had.
     """
     if text == "mnist":
-        return Labelled("MNIST's test images", load_mnist(folder).test)
+        return Labelled("MNIST", load_mnist(folder).test)
     try:
         with np.load(text) as stored:
             images = next((stored[name] for name in ("images", "x_test", "x") if name in stored), None)

@@ -26,7 +26,7 @@ def folder(tmp_path, test_images):
     some = test_images.take(slice(0, 2000))
     letters = some.take(np.flatnonzero(some.labels < 3))
     np.savez(tmp_path / "letters.npz", images=letters.images, labels=letters.labels)
-    shutil.copy(ROOT / "tests" / "export" / "data" / "torch.onnx", tmp_path)
+    shutil.copy(ROOT / "tests" / "export" / "data" / "torch-dynamo.onnx", tmp_path / "torch.onnx")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
 
