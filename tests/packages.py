@@ -62,7 +62,7 @@ def write_package(
         "digits.labels": json.dumps(labels),
         "digits.abstain": json.dumps({"confidence": 0.5}),
         "digits.reference": json.dumps({"ink_histogram": {"edges": [0.01, 0.1, 0.42]}}),
-        "digits.training": json.dumps({"recipe": "toy", "test_accuracy": 0.5}),
+        "digits.training": json.dumps({"recipe": "toy", "test_accuracy": 0.5, "dataset": "toys"}),
         **(metadata or {}),
     }
     helper.set_model_props(model, {name: value for name, value in entries.items() if value is not None})

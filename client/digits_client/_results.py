@@ -109,6 +109,8 @@ class Model:
     """Seconds that a run takes there, by images in it; empty for a model that is not serving."""
     labels: tuple[str, ...] = ()
     """What its classes are called, in the order of `probabilities`."""
+    dataset: str = ""
+    """Name of the images that `test_accuracy` was measured on, as its package states; empty where that is unknown."""
 
 
 class Labels:
@@ -173,6 +175,7 @@ def models(answer: bytes) -> list[Model]:
             batching_gain=model.batching_gain,
             batch_costs={cost.batch_size: cost.seconds for cost in model.batch_costs},
             labels=tuple(model.labels),
+            dataset=model.dataset,
         )
         for model in pb.ListModelsResponse.FromString(answer).models
     ]

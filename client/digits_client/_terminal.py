@@ -112,6 +112,7 @@ def model_details(model: Model) -> str:
     """Return what stands below a model's row: its whole reason, labels and costs, a line each."""
     details = {
         "reason": " ".join(model.reason.split()),
+        "measured on": model.dataset,
         "labels": ", ".join(model.labels),
         "time of a batch": ", ".join(f"{size} in {cost * 1e6:,.0f} us" for size, cost in model.batch_costs.items()),
     }

@@ -229,7 +229,7 @@ def evaluate(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
     from digits_export import evaluate as evaluation  # noqa: PLC0415
     from digits_export import package  # noqa: PLC0415
 
-    package.open_graph(folder)  # before images are looked for
+    package.check_reads_mnist(folder)  # before images are looked for
     figures = evaluation.evaluate(folder, data.load(data_dir).test, _read_others(others))
     short = {"accuracy": f"{figures['accuracy']:.2%}", "ece": f"{figures['calibration']['ece']:.2%}"}
     abstain = figures["abstain"]
@@ -249,7 +249,7 @@ def report(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
     from digits_export import package  # noqa: PLC0415
     from digits_export import report as reports  # noqa: PLC0415
 
-    package.open_graph(folder)  # before images are looked for
+    package.check_reads_mnist(folder)  # before images are looked for
     figures = reports.write(folder, data.load(data_dir).test, _read_others(others))
     _tell(as_json, figures if as_json else {"report": str(folder / "report" / "index.html")})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from digits_export.data import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ALLOWED = ".keras, .h5, .hdf5, .onnx, or the folder of a SavedModel"
@@ -53,19 +54,30 @@ def read(path: Path) -> ForeignModel:
     Raises:
         ForeignModelError: It is none, is damaged, or needs code of its maker's.
     """
+    import onnx  # noqa: PLC0415
+
     kind = path.suffix.lower()
     readers = {".keras": _keras, ".h5": _keras, ".hdf5": _keras, ".onnx": _onnx}
     reader = _saved_model if path.is_dir() else readers.get(kind)
     if reader is None:
         raise ForeignModelError(f"{path} is a {kind or 'nameless'} file, allowed: {ALLOWED}. {REMEDIES.get(kind, '')}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the frameworks' greetings
-            return reader(path)
+        with _quiet():
+            model = reader(path)
+        onnx.checker.check_model(model.proto)
     except ForeignModelError:
         raise
     except Exception as error:  # what a damaged file raises differs from framework to framework
         reason = " ".join(str(error).split())[:300]
         raise ForeignModelError(f"{path} can't be read as {kind or 'a SavedModel'}: {reason}") from error
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what frameworks tell the makers of models: greetings, and advice to write them otherwise."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _keras(path: Path) -> ForeignModel:
@@ -79,12 +91,12 @@ def _keras(path: Path) -> ForeignModel:
         )
     (given,) = model.inputs
 
-    def answer(images: Any) -> Any:
-        blocks = [images[start : start + 1000] for start in range(0, len(images), 1000)]
-        return np.concatenate([np.asarray(model(block, training=False)) for block in blocks])
+    def call(images: Any) -> Any:
+        with _quiet():
+            return model(images, training=False)
 
-    proto = _convert(lambda x: model(x, training=False), given.shape[1:], given.dtype)
-    return ForeignModel(proto, f"keras {version('keras')}", answer)
+    proto = _convert(call, given.shape, given.dtype)
+    return ForeignModel(proto, f"keras {version('keras')}", _in_blocks(call, given.shape[0]))
 
 
 def _saved_model(path: Path) -> ForeignModel:
@@ -106,17 +118,37 @@ def _saved_model(path: Path) -> ForeignModel:
     def call(x: Any) -> Any:
         return serve(**{name: x})[output]
 
-    proto = _convert(call, given.shape[1:], given.dtype)
-    return ForeignModel(proto, f"tensorflow {tf.__version__}", lambda images: call(tf.constant(images)).numpy())
+    proto = _convert(call, given.shape, given.dtype)
+    answer = _in_blocks(lambda images: call(tf.constant(images)), given.shape[0])
+    return ForeignModel(proto, f"tensorflow {tf.__version__}", answer)
+
+
+def _in_blocks(call: Callable[[Any], Any], batch: Any) -> Callable[[Any], Any]:
+    """Return a function of any number of images from one that takes so many at once, if `batch` is a number."""
+    step = batch if isinstance(batch, int) else 1000
+
+    def answer(images: Any) -> Any:
+        blocks = [images[start : start + step] for start in range(0, len(images), step)]
+        return np.concatenate([np.asarray(call(block)) for block in blocks])
+
+    return answer
 
 
 def _convert(call: Callable[[Any], Any], shape: Any, kind: Any) -> Any:
-    """Return a function of (n, *shape) tensors as an ONNX model."""
+    """Return a function of tensors of a shape as an ONNX model."""
+    import onnx  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
     import tf2onnx  # noqa: PLC0415
 
-    spec = [tf.TensorSpec((None, *shape), kind, "images")]
-    proto, _ = tf2onnx.convert.from_function(tf.function(call, input_signature=spec), spec, opset=OPSET)
+    spec = [tf.TensorSpec(shape, kind, "images")]
+    function = tf.function(call, input_signature=spec)
+    proto, _ = tf2onnx.convert.from_function(function, spec, opset=OPSET)
+    _, *captured = proto.graph.input  # tensors that the function holds, such as a Normalization's: constants
+    values = {entry.name: value for value, entry in function.get_concrete_function().graph.captures}
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(values[entry.name].numpy(), entry.name) for entry in captured
+    )
+    del proto.graph.input[1:]
     return proto
 
 
@@ -138,17 +170,12 @@ def _onnx(path: Path) -> ForeignModel:
     labels = _take_out_maps(proto.graph)
     _keep_answers(proto.graph, path)
     proto = _upgrade(proto)
+    _widen(proto.graph)
 
     import onnxruntime as ort  # noqa: PLC0415
 
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    batch = session.get_inputs()[0].shape[0]
-
-    def answer(images: Any) -> Any:
-        step = batch if isinstance(batch, int) else 1000
-        blocks = [images[start : start + step] for start in range(0, len(images), step)]
-        return np.concatenate([session.run(None, {inputs[0].name: block})[0] for block in blocks])
-
+    answer = _in_blocks(lambda images: session.run(None, {inputs[0].name: images})[0], session.get_inputs()[0].shape[0])
     return ForeignModel(proto, f"onnxruntime {version('onnxruntime')}", answer, labels)
 
 
@@ -171,14 +198,9 @@ def _take_out_maps(graph: Any) -> list[str]:
             graph.node.remove(node)
             for output in list(graph.output):
                 if output.name == node.output[0]:
-                    output.CopyFrom(_float_tensor(node.input[0]))
+                    kind = output.type.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type
+                    output.CopyFrom(onnx.helper.make_tensor_value_info(node.input[0], kind, [None, None]))
     return labels
-
-
-def _float_tensor(name: str) -> Any:
-    import onnx  # noqa: PLC0415
-
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
 def _keep_answers(graph: Any, path: Path) -> None:
@@ -200,4 +222,24 @@ def _upgrade(proto: Any) -> Any:
     import onnx  # noqa: PLC0415
 
     (opset,) = (entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"})
-    return onnx.version_converter.convert_version(proto, OPSET) if opset < OPSET else proto
+    if opset >= OPSET:
+        return proto
+    proto.ir_version = max(proto.ir_version, 4)  # the first in which constants need not be inputs too
+    return onnx.version_converter.convert_version(proto, OPSET)
+
+
+def _widen(graph: Any) -> None:
+    """Have a graph in half precision reckon in single: rounded to halves, answers change with batch and processor."""
+    import onnx  # noqa: PLC0415
+
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    attributes = [(node, attribute) for node in graph.node for attribute in node.attribute]
+    for tensor in (*graph.initializer, *(attribute.t for _, attribute in attributes)):
+        if tensor.data_type == half:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype("f4"), tensor.name))
+    for node, attribute in attributes:
+        if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", half):
+            attribute.i = single
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = single

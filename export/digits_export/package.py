@@ -28,6 +28,7 @@ ABSTAINED = 0.004  # share of validation digits on which each of the two rules a
 REFERENCE_PER_CLASS = 10
 QUANTIZED_BY = 20_000  # training images whose correlations tell how weights are rounded; more change nothing
 INK_BINS = 20
+DIGITS = [str(digit) for digit in range(CLASSES)]
 TOOLS = ("keras", "numpy", "onnx", "onnxruntime", "tensorflow", "tensorflow-cpu", "tf2onnx")
 
 
@@ -79,7 +80,7 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
         "test_accuracy": _accuracy(opened, data.test),
     }
     properties = {
-        "labels": [str(digit) for digit in range(10)],
+        "labels": DIGITS,
         "input_range": [0.0, 1.0],
         "temperature": temperature,
         "abstain": asdict(abstain),
@@ -111,6 +112,21 @@ def open_graph(folder: Path) -> tuple[Any, dict[str, Any]]:
     if "labels" not in properties:
         raise PackageError(f"{graph} has no digits.labels: digits-export import makes a package of it")
     return opened, properties
+
+
+def check_reads_mnist(folder: Path) -> None:
+    """Check that MNIST's test images can tell something of a package, and were what it has been measured on so far.
+
+    Raises:
+        PackageError: They can't, or the folder holds no package.
+    """
+    _, properties = open_graph(folder)
+    labels, dataset = properties["labels"], properties.get("training", {}).get("dataset", "nothing yet")
+    if labels != DIGITS or dataset not in {"MNIST", "nothing yet"}:
+        raise PackageError(
+            f"{folder} has {len(labels)} classes and was measured on {dataset}, allowed: digits and MNIST. "
+            "digits-export import FILE --data measures others, as a new version"
+        )
 
 
 def read_properties(opened: Any) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def test_models_and_health(digits):
 
 
 def test_models_in_detail(digits):
-    """With --verbose labels and costs stand below each model."""
+    """With --verbose stand the data set's name, labels and costs below each model."""
     lines = digits("models", "--verbose").output.splitlines()
-    assert lines[1] == "    labels: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    assert re.fullmatch(r"    time of a batch: 1 in \d+ us, 2 in .*", lines[2])
+    assert lines[1:3] == ["    measured on: MNIST", "    labels: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]
+    assert re.fullmatch(r"    time of a batch: 1 in \d+ us, 2 in .*", lines[3])
 
 
 def test_models_of_any_kind_fit_a_line():

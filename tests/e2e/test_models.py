@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -152,7 +153,7 @@ def test_bad_versions_are_refused_and_the_old_one_serves_on(server, models):
 
 
 def test_asking_for_a_refused_model_says_why(server, models):
-    """NOT_FOUND tells what was wrong with the model that was asked for, in one line."""
+    """NOT_FOUND, and the command, tell what was wrong with the model that was asked for, in one line."""
     write_package(models / "mine" / "1", gives_logits=True)
     write_package(models / "yours" / "v1")
     write_package(models / "theirs")
@@ -177,6 +178,11 @@ def test_asking_for_a_refused_model_says_why(server, models):
     assert "softmax" in said["mine/1"][1]
     assert ready
     assert {model.state for model in ready} == {"READY"}
+    sample = Path(__file__).parents[2] / "docs" / "samples" / "7.png"
+    command = [sys.executable, "-m", "digits_client", "classify", sample, "--model=mine", f"--server={server.address}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search("'mine' is not served; version 1 was refused: .*softmax", done.stdout + done.stderr)
     assert server.log.count('"no model"') == 2
 
 

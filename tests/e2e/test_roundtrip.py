@@ -126,6 +126,7 @@ def test_list_models(stub):
         ("toy-b", "1", True),
     ]
     assert all(model.state == pb.MODEL_STATE_SERVING and model.batching_gain >= 1 for model in models)
+    assert (models[0].test_accuracy, models[0].dataset) == (0.5, "toys")
     assert models[0].labels == [str(digit) for digit in range(10)]
     assert [cost.batch_size for cost in models[0].batch_costs][:3] == [1, 2, 4]
 

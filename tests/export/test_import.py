@@ -124,7 +124,7 @@ def test_a_saved_model_is_read_by_tensorflow(tmp_path, keras_model):
 
 def test_without_labelled_images_nothing_is_pretended(tmp_path):
     """No accuracy, threshold or drift reference is written, and the card says that they are unknown."""
-    _, properties, _, folder = _import(HERE / "torch.onnx", tmp_path, scaling=UNIT)
+    _, properties, _, folder = _import(HERE / "torch-dynamo.onnx", tmp_path, scaling=UNIT)
     assert set(properties) == {"labels", "input_range", "source"}
     assert "are unknown" in (folder / "README.md").read_text()
     assert not (folder / "report").exists()
@@ -170,6 +170,18 @@ def test_a_thousand_classes_are_served_with_their_labels(tmp_path):
     assert properties["labels"][999] == "word999"
 
 
+def test_a_report_of_mnist_is_refused_where_other_images_were_measured(tmp_path, labelled):
+    """What a package says of its own images stays: figures of digits don't take the place of those."""
+    found, *_ = _import(HERE / "torch-dynamo.onnx", tmp_path / "models", scaling=UNIT, data=labelled)
+    card = Path(found["package"]) / "README.md"
+    written = card.read_bytes()
+    for name in ("report", "evaluate"):
+        done = CliRunner().invoke(cli, [name, found["package"]])
+        assert isinstance(done.exception, package.PackageError)
+        assert "has 10 classes and was measured on some, allowed: digits and MNIST" in str(done.exception)
+    assert card.read_bytes() == written
+
+
 @pytest.fixture
 def command(tmp_path):
     """Return a function that imports by the command and gives its exit code and its last line of errors."""
@@ -189,6 +201,7 @@ def command(tmp_path):
         ((784, 1), ("n", 784), ("--scale", "1"), r"answers to 100 images have shape \(100, 1\)"),
         ((784, 10), ("n", 784), ("--scale", "1", "--labels", "a,b"), "there are 2 labels, allowed: 10"),
         ((784, 2), ("n", 784), ("--scale", "1", "--labels", "a,a"), "label 'a' is there twice"),
+        ((784, 2), ("n", 784), ("--scale", "1", "--labels", "no.txt"), "labels are 'no.txt', allowed: a,b,c or a file"),
         ((784, 10), ("n", 784), ("--data", "none.npz"), "data is 'none.npz', allowed: mnist, or an .npz file"),
     ],
 )
@@ -223,7 +236,7 @@ def test_files_that_are_no_models_are_refused_with_the_remedy(tmp_path, name, me
 
 def test_versions_are_counted_up_and_never_overwritten(tmp_path, command):
     """The next free version is taken; one that is there is refused by name."""
-    model = shutil.copy(HERE / "torch.onnx", tmp_path / "m.onnx")
+    model = shutil.copy(HERE / "torch-dynamo.onnx", tmp_path / "m.onnx")
     done, _ = command(model, "--name", "mine", "--scale", "1/255", "--json")
     assert Path(json.loads(done.stdout)["package"]).parts[-2:] == ("mine", "1")
     done, _ = command(model, "--name", "mine", "--scale", "1/255", "--json")

@@ -26,7 +26,8 @@ def folder(tmp_path, test_images):
     some = test_images.take(slice(0, 2000))
     letters = some.take(np.flatnonzero(some.labels < 3))
     np.savez(tmp_path / "letters.npz", images=letters.images, labels=letters.labels)
-    shutil.copy(ROOT / "tests" / "export" / "data" / "torch.onnx", tmp_path)
+    shutil.copy(ROOT / "tests" / "export" / "data" / "torch-dynamo.onnx", tmp_path / "torch.onnx")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
 
 
@@ -58,34 +59,63 @@ def _python(folder, name):
     _run(folder, ("" if name == "logistic.py" else keras) + block)
 
 
-def _console(folder, section):
-    """Run a section's import commands as they stand."""
-    text = PAGE.split(f"## {section}")[1].split("\n## ")[0]
-    lines = [line for line in text.splitlines() if line.startswith("$ digits-export import")]
-    assert lines
-    for line in lines:
-        _run(folder, "from digits_export.__main__ import main\nmain()", *shlex.split(line)[2:])
+@pytest.fixture
+def console(folder):
+    """Return a function that runs a section's commands as they stand, and gives what each printed."""
+    server, environment = None, os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(section):
+        nonlocal server
+        text = PAGE.split(f"## {section}")[1].split("\n## ")[0]
+        printed = {}
+        for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+            program, *arguments = shlex.split(line)
+            if program == "python":
+                _python(folder, *arguments)
+            elif program == "digits-export":
+                _run(folder, "from digits_export.__main__ import main\nmain()", *arguments)
+            elif program == "digits-server":
+                assert line.endswith(" &")
+                free = {"DIGITS_SERVER_PORT": "0", "DIGITS_SERVER_METRICS_PORT": "0"}
+                command = ["/bin/sh", "-c", f"exec {line.removesuffix(' &')}"]
+                server = subprocess.Popen(
+                    command, cwd=folder, env=environment | free, stdout=subprocess.PIPE, text=True
+                )
+                environment["DIGITS_CLIENT_SERVER"] = re.search(r"gRPC (\S+)", server.stdout.readline())[1]
+            else:
+                done = subprocess.run(
+                    line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+                )
+                assert done.returncode == 0, done.stderr
+                printed[program] = done.stdout
+        return printed
+
+    yield run
+    if server:
+        with server.stdout:
+            server.terminate()
+            assert server.wait(30) == 0
 
 
-def test_the_way_from_keras_to_a_package_works_as_written(folder):
-    """The fifteen lines train a network, and the commands below them make measured packages of it."""
-    _python(folder, "train.py")
-    _console(folder, "From Keras")
+def test_the_way_from_keras_to_an_answer_works_as_written(folder, console):
+    """The fifteen lines train a network, and the commands below them make a measured package of it and serve it."""
+    answers = console("From Keras")["digits"].splitlines()
+    assert len(answers) == len(list((ROOT / "docs" / "samples").glob("*.png")))
+    assert all("mine/1" in answer for answer in answers)
     _, properties = package.open_graph(folder / "models" / "mine" / "1")
     assert properties["training"]["test_accuracy"] > 0.8
     assert (folder / "models" / "mine" / "1" / "report" / "index.html").is_file()
 
 
-def test_the_way_from_pytorch_works_as_written(folder):
+def test_the_way_from_pytorch_works_as_written(folder, console):
     """The command imports a file as torch.onnx.export writes it."""
-    _console(folder, "From PyTorch")
+    console("From PyTorch")
     assert package.open_graph(folder / "models" / "torch" / "1")[1]["labels"] == list("0123456789")
 
 
-def test_the_way_from_scikit_learn_works_as_written(folder):
+def test_the_way_from_scikit_learn_works_as_written(folder, console):
     """The script writes an ONNX file, and the command makes a measured package of it."""
-    _python(folder, "logistic.py")
-    _console(folder, "From scikit-learn")
+    console("From scikit-learn")
     _, properties = package.open_graph(folder / "models" / "logistic" / "1")
     assert properties["labels"] == list("abc")
     assert properties["training"]["test_accuracy"] > 0.9

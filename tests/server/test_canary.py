@@ -71,7 +71,7 @@ def test_cost_is_what_was_measured(tmp_path):
     """The time of the new version is set against that of the serving one, in the latter's best batches."""
     live = package(tmp_path, 1)
     slow = CostCurve(live.cost.sizes, tuple(3 * seconds for seconds in live.cost.seconds))
-    new = Package(live.key, live.labels, live.test_accuracy, live.engine, slow)
+    new = Package(live.key, live.labels, live.test_accuracy, live.dataset, live.engine, slow)
     assert compare(live, new, []).cost == pytest.approx(3)
 
 

@@ -156,6 +156,7 @@ def test_damaged_packages_are_refused(tmp_path, damage, reason):
         ({"digits.abstain": '{"confidence": 5}'}, "confidence is 5; allowed is a number from 0 to 1"),
         ({"digits.training": "[]"}, r"digits.training is \[\]; allowed is a JSON object"),
         ({"digits.training": '{"test_accuracy": "good"}'}, "test_accuracy is 'good'; allowed is a number from 0 to 1"),
+        ({"digits.training": '{"dataset": 3}'}, "dataset is 3; allowed is a string"),
         ({"digits.reference": "3"}, "digits.reference is 3; allowed is a JSON object"),
         (
             {"digits.reference": '{"ink_histogram": {"edges": [1]}}'},
@@ -202,7 +203,7 @@ def test_metadata_other_than_labels_is_optional(tmp_path):
     names = ("digits.abstain", "digits.reference", "digits.training")
     write_package(tmp_path / "toy" / "1", sharpness=0.1, metadata=dict.fromkeys(names))
     package = load(tmp_path, Key("toy", 1), threads=1)
-    assert package.test_accuracy == 0.0
+    assert (package.test_accuracy, package.dataset) == (0.0, "")
     assert package.remark == ""
     assert package.engine.predict([image_of(3)[np.newaxis]]).flags.tolist() == [0]
 

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64igits/v1/classifier.proto\x12\tdigits.v1\"\x91\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\x0f\n\x07vectors\x18\x04 \x03(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x1a\n\x12omit_probabilities\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\xe9\x01\n\x10\x43lassifyResponse\x12\x0e\n\x06\x64igits\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x15\n\rquality_flags\x18\x06 \x03(\r\x12!\n\x06timing\x18\x07 \x01(\x0b\x32\x11.digits.v1.Timing\x12\x12\n\ntop_digits\x18\x08 \x03(\r\x12\x17\n\x0ftop_confidences\x18\t \x03(\x02\x12\x12\n\nrequest_id\x18\n \x01(\t\"N\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x02\x12\x19\n\x11inference_seconds\x18\x02 \x01(\x02\x12\x12\n\nbatch_size\x18\x03 \x01(\r\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"|\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.digits.v1.StreamErrorH\x00\x42\x08\n\x06result\",\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.digits.v1.Model\"\xea\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.digits.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x15\n\rtest_accuracy\x18\x07 \x01(\x01\x12)\n\x0b\x62\x61tch_costs\x18\x08 \x03(\x0b\x32\x14.digits.v1.BatchCost\x12\x15\n\rbatching_gain\x18\t \x01(\x01\x12\x0f\n\x07verdict\x18\n \x01(\t\"0\n\tBatchCost\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01*\x9e\x01\n\x0bQualityFlag\x12\x1c\n\x18QUALITY_FLAG_UNSPECIFIED\x10\x00\x12\x16\n\x12QUALITY_FLAG_BLANK\x10\x01\x12\x19\n\x15QUALITY_FLAG_INVERTED\x10\x02\x12\x1d\n\x19QUALITY_FLAG_OUT_OF_RANGE\x10\x04\x12\x1f\n\x1bQUALITY_FLAG_LOW_CONFIDENCE\x10\x08*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x17\n\x13MODEL_STATE_REFUSED\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x16\n\x12MODEL_STATE_SHADOW\x10\x04\x32\xfc\x01\n\x0f\x44igitClassifier\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.digits.v1.ListModelsRequest\x1a\x1d.digits.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64igits/v1/classifier.proto\x12\tdigits.v1\"\x91\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\x0f\n\x07vectors\x18\x04 \x03(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x1a\n\x12omit_probabilities\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\xe9\x01\n\x10\x43lassifyResponse\x12\x0e\n\x06\x64igits\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x15\n\rquality_flags\x18\x06 \x03(\r\x12!\n\x06timing\x18\x07 \x01(\x0b\x32\x11.digits.v1.Timing\x12\x12\n\ntop_digits\x18\x08 \x03(\r\x12\x17\n\x0ftop_confidences\x18\t \x03(\x02\x12\x12\n\nrequest_id\x18\n \x01(\t\"N\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x02\x12\x19\n\x11inference_seconds\x18\x02 \x01(\x02\x12\x12\n\nbatch_size\x18\x03 \x01(\r\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"|\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.digits.v1.StreamErrorH\x00\x42\x08\n\x06result\",\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.digits.v1.Model\"\xfb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.digits.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x15\n\rtest_accuracy\x18\x07 \x01(\x01\x12)\n\x0b\x62\x61tch_costs\x18\x08 \x03(\x0b\x32\x14.digits.v1.BatchCost\x12\x15\n\rbatching_gain\x18\t \x01(\x01\x12\x0f\n\x07verdict\x18\n \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x0b \x01(\t\"0\n\tBatchCost\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01*\x9e\x01\n\x0bQualityFlag\x12\x1c\n\x18QUALITY_FLAG_UNSPECIFIED\x10\x00\x12\x16\n\x12QUALITY_FLAG_BLANK\x10\x01\x12\x19\n\x15QUALITY_FLAG_INVERTED\x10\x02\x12\x1d\n\x19QUALITY_FLAG_OUT_OF_RANGE\x10\x04\x12\x1f\n\x1bQUALITY_FLAG_LOW_CONFIDENCE\x10\x08*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x17\n\x13MODEL_STATE_REFUSED\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x16\n\x12MODEL_STATE_SHADOW\x10\x04\x32\xfc\x01\n\x0f\x44igitClassifier\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.digits.v1.ListModelsRequest\x1a\x1d.digits.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'digits.v1.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUALITYFLAG']._serialized_start=1112
-  _globals['_QUALITYFLAG']._serialized_end=1270
-  _globals['_MODELSTATE']._serialized_start=1273
-  _globals['_MODELSTATE']._serialized_end=1413
+  _globals['_QUALITYFLAG']._serialized_start=1129
+  _globals['_QUALITYFLAG']._serialized_end=1287
+  _globals['_MODELSTATE']._serialized_start=1290
+  _globals['_MODELSTATE']._serialized_end=1430
   _globals['_CLASSIFYREQUEST']._serialized_start=42
   _globals['_CLASSIFYREQUEST']._serialized_end=187
   _globals['_CLASSIFYRESPONSE']._serialized_start=190
@@ -52,9 +52,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=768
   _globals['_LISTMODELSRESPONSE']._serialized_end=822
   _globals['_MODEL']._serialized_start=825
-  _globals['_MODEL']._serialized_end=1059
-  _globals['_BATCHCOST']._serialized_start=1061
-  _globals['_BATCHCOST']._serialized_end=1109
-  _globals['_DIGITCLASSIFIER']._serialized_start=1416
-  _globals['_DIGITCLASSIFIER']._serialized_end=1668
+  _globals['_MODEL']._serialized_end=1076
+  _globals['_BATCHCOST']._serialized_start=1078
+  _globals['_BATCHCOST']._serialized_end=1126
+  _globals['_DIGITCLASSIFIER']._serialized_start=1433
+  _globals['_DIGITCLASSIFIER']._serialized_end=1685
 # @@protoc_insertion_point(module_scope)

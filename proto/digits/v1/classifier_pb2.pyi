@@ -381,6 +381,7 @@ class Model(_message.Message):
     BATCH_COSTS_FIELD_NUMBER: _builtins.int
     BATCHING_GAIN_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in requests."""
     version: _builtins.str
@@ -394,11 +395,13 @@ class Model(_message.Message):
     are not good: then why.
     """
     test_accuracy: _builtins.float
-    """Share of the 10,000 MNIST test images that it recognises, as its package states."""
+    """Share of its test images that it recognises, as its package states; 0: unknown."""
     batching_gain: _builtins.float
     """Images per second in the best batch over images per second alone: what batching gains here."""
     verdict: _builtins.str
     """The same in words."""
+    dataset: _builtins.str
+    """Name of the images that `test_accuracy` was measured on, as its package states; empty: unknown."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The classes, in the order of `probabilities`."""
@@ -420,10 +423,11 @@ class Model(_message.Message):
         batch_costs: _abc.Iterable[Global___BatchCost] | None = ...,
         batching_gain: _builtins.float = ...,
         verdict: _builtins.str = ...,
+        dataset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_costs", b"batch_costs", "batching_gain", b"batching_gain", "is_default", b"is_default", "labels", b"labels", "name", b"name", "reason", b"reason", "state", b"state", "test_accuracy", b"test_accuracy", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_costs", b"batch_costs", "batching_gain", b"batching_gain", "dataset", b"dataset", "is_default", b"is_default", "labels", b"labels", "name", b"name", "reason", b"reason", "state", b"state", "test_accuracy", b"test_accuracy", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -137,6 +137,7 @@ def _served(model: ServedModel, *, is_default: bool) -> pb.Model:
         state=pb.MODEL_STATE_SERVING,
         labels=package.labels,
         test_accuracy=package.test_accuracy,
+        dataset=package.dataset,
         batch_costs=[
             pb.BatchCost(batch_size=size, seconds=seconds)
             for size, seconds in zip(package.cost.sizes, package.cost.seconds, strict=True)

@@ -175,12 +175,14 @@ def _joined(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
     """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
-    scale = np.float32(1 / 255)
+    most = np.float32(
+        255
+    )  # divides: the product with 1 / 255 may differ in the last bit, which trees of thresholds tell
     if {rows.itemsize for rows in images} == {1}:
         x = _joined(images).astype(np.float32)
-        x *= scale
+        x /= most
         return x
-    return _joined([rows if rows.itemsize == 4 else rows * scale for rows in images])
+    return _joined([rows if rows.itemsize == 4 else rows / most for rows in images])
 
 
 def _pixels(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

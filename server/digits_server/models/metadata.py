@@ -22,6 +22,8 @@ class Metadata:
     """Names of the classes; none only where there is a fault."""
     test_accuracy: float = 0.0
     """Share of the test images it recognises, as its maker states; 0: unknown."""
+    dataset: str = ""
+    """Name of those images; empty: unknown."""
     limits: Limits = field(default_factory=Limits)
     """Where images begin to be flagged; those of unknown thresholds flag nothing."""
     is_trained_here: bool = False
@@ -52,11 +54,15 @@ def read(entries: Mapping[str, str], faults: list[str]) -> Metadata:
         faults.append(f"digits.input_range is {reprlib.repr(scale)}; allowed is [0, 1], to which the server scales")
     training = reader.entry("digits.training", dict, "a JSON object")
     abstain = reader.entry("digits.abstain", dict, "a JSON object")
+    dataset = (training or {}).get("dataset", "")
+    if not isinstance(dataset, str):
+        faults.append(f"digits.training: dataset is {reprlib.repr(dataset)}; allowed is a string")
     confidence = reader.number("digits.abstain", abstain, "confidence", 0.0, high=1.0)
     outlier_score = reader.number("digits.abstain", abstain, "outlier_score", float("inf"))
     return Metadata(
         tuple(map(str, labels or ())),
         reader.number("digits.training", training, "test_accuracy", 0.0, high=1.0),
+        str(dataset),
         Limits(confidence, outlier_score, reader.ink_range(len(labels or ()))),
         is_trained_here=bool(training and "recipe" in training),
     )

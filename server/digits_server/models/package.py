@@ -55,6 +55,8 @@ class Package:
     labels: tuple[str, ...]
     test_accuracy: float
     """Share of the test images it recognises, as its maker states; 0: unknown."""
+    dataset: str
+    """Name of those images; empty: unknown."""
     engine: Engine
     cost: CostCurve
     """Measured on this machine, when it was loaded."""
@@ -199,7 +201,8 @@ def _load(folder: Path, key: Key, threads: int, rest: float, faults: list[str]) 
         engine = _with_byte_graph(folder, floats, engine, about.limits, reference)
     except ModelRefused as error:
         remarks.append(f"bytes.onnx is not used: {error}")
-    return Package(key, about.labels, about.test_accuracy, engine, engine.measure(rest), one_line("; ".join(remarks)))
+    cost, remark = engine.measure(rest), one_line("; ".join(remarks))
+    return Package(key, about.labels, about.test_accuracy, about.dataset, engine, cost, remark)
 
 
 def _with_byte_graph(

@@ -1,12 +1,10 @@
-"""Writes the ONNX files that tests import, as PyTorch and scikit-learn write them; needs neither at test time."""
+"""Writes ONNX files as PyTorch does, with what `make_torch.py` leaves constant varied; needs no PyTorch."""
 
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
-HERE = Path(__file__).parent
 
 
 def torch_like(path: Path, *, batch: int | str, external: bool = False, ending: str = "LogSoftmax") -> None:
@@ -43,7 +41,3 @@ def torch_like(path: Path, *, batch: int | str, external: bool = False, ending: 
         onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
     else:
         onnx.save(model, path)
-
-
-if __name__ == "__main__":
-    torch_like(HERE / "torch.onnx", batch="batch")
