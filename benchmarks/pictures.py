@@ -31,7 +31,9 @@ class Model:
     """A shipped model and the thresholds that the server judges its answers by."""
 
     def __init__(self, name) -> None:
-        self.session = onnxruntime.InferenceSession(ROOT / "models" / name / "1" / "model.onnx")
+        self.name = name
+        newest = max((ROOT / "models" / name).iterdir(), key=lambda folder: int(folder.name))
+        self.session = onnxruntime.InferenceSession(newest / "model.onnx")
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.abstain = json.loads(metadata["digits.abstain"])
 
@@ -105,6 +107,10 @@ def main() -> None:
         *(["fonts"] if arguments.fonts else []),
     ]
     models = [Model("digits-mlp"), Model("digits-cnn")]
+    print(
+        "scene             refused %    ms"
+        + "".join(f"   {model.name}: right / certain / flagged %" for model in models)
+    )
     for name in names:
         shown, rows, labels, refused, took = [], [], [], [], 0.0
         for picture, label in pictures(name, arguments.count, arguments.seed, arguments.fonts):
@@ -119,7 +125,7 @@ def main() -> None:
             shown.append(picture)
             rows.append(row)
             labels.append(label)
-        line = f"{name:18}{100 * np.mean(refused):8.1f}{1000 * took / len(rows):6.2f}"
+        line = f"{name:18}{100 * np.mean(refused):9.1f}{1000 * took / len(rows):6.1f}"
         wrong = np.zeros(len(rows), bool)
         for model in models:
             digits, certain = model(np.concatenate(rows))
@@ -129,6 +135,7 @@ def main() -> None:
             line += (
                 f"   {100 * right.mean():5.1f} / {100 * right[certain].mean():5.1f} / {100 * (1 - certain.mean()):4.1f}"
             )
+        print(line, flush=True)
         if arguments.sheets:
             sheet(shown, rows, np.argsort(~wrong, kind="stable")[:60]).save(arguments.sheets / f"{name}.png")
 
