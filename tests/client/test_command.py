@@ -89,6 +89,32 @@ def test_classify_json(digits, files):
     assert answers[0]["quality"] == []
 
 
+def test_read_prints_a_number_for_each_file(digits, tmp_path):
+    """A picture of several digits gives a line with the number and its least confidence; blank paper, a reason."""
+    images, _ = mnist_test_set()
+    page = np.full((80, 200), 255, np.uint8)
+    for place, index in enumerate((30, 61)):  # a 3 and an 8
+        page[26:54, 50 + 50 * place : 78 + 50 * place] = 255 - images[index].reshape(28, 28)
+    number, blank = str(tmp_path / "number.png"), str(tmp_path / "blank.png")
+    Image.fromarray(page).save(number)
+    Image.fromarray(np.full((80, 200), 255, np.uint8)).save(blank)
+    result = digits("read", number, blank)
+    lines = result.output.splitlines()
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"{number}  38   *(\d\d\.\d|100\.0)%", lines[0])
+    assert lines[1].startswith(f"{blank}  -  ")
+    assert len(lines) == 2
+
+    first, second = map(json.loads, digits("read", "--json", number, blank).output.splitlines())
+    assert (first["file"], first["text"]) == (number, "38")
+    assert [digit["label"] for digit in first["digits"]] == ["3", "8"]
+    for digit, left in zip(first["digits"], (50, 100), strict=True):
+        x, y, width, height = digit["box"]
+        assert left - 2 <= x < x + width <= left + 30
+        assert 24 <= y < y + height <= 56
+    assert set(second) == {"file", "error"}
+
+
 def test_models_and_health(digits):
     """The models are listed, one on a line of 100 characters at most, with state and accuracy; health says ready."""
     lines = digits("models").output.splitlines()
