@@ -160,6 +160,12 @@ class Recipe:
     foreign: Foreign = field(default_factory=Foreign)
     start: str = ""
     """Recipe of the same network whose trained weights this training begins with; it is trained first. Empty: none."""
+    kept: float = 0.0
+    """Share of the start's weights in the mean, with those that this training ends in, that becomes the model.
+
+    It keeps what the start knew and most of what is new (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+    models").
+    """
     first_layer_bits: int = 0
     """Width of the integers, sign included, on whose grid the first layer's weights are put; 0 leaves them as they are.
 
@@ -169,6 +175,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         _require(self.start != self.name, "start", self.start, "another recipe")
+        _require(0 <= self.kept < 1, "kept", self.kept, "0 <= kept < 1")
+        _require(not self.kept or bool(self.start), "kept", self.kept, "0 where there is no start")
         first = self.network.layers[0].kind if self.network.layers else "none"
         _require(self.first_layer_bits in {0, 7}, "first_layer_bits", self.first_layer_bits, "0 or 7")
         _require(self.first_layer_bits == 0 or first == "dense", "the first layer", first, "dense, to be quantized")

@@ -122,6 +122,8 @@ def train(
         verbose=0,
     )
     trained = models.copy(model, recipe.network)
+    if start is not None:
+        models.average(trained, start, recipe.kept)
     trained.save(folder / "trained.keras")
     (folder / "history.json").write_text(json.dumps(asdict(history)))
     checkpoint.unlink()

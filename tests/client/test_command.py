@@ -70,8 +70,8 @@ def test_classify_prints_a_line_for_each_file(digits, files):
     result = digits("classify", *files)
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{files[0]}  3  100.0%  digits-mlp/2",
-        f"{files[1]}  8  100.0%  digits-mlp/2",
+        f"{files[0]}  3  100.0%  digits-mlp/3",
+        f"{files[1]}  8  100.0%  digits-mlp/3",
     ]
 
 
@@ -120,7 +120,7 @@ def test_models_and_health(digits):
     lines = digits("models").output.splitlines()
     figures = r"10 classes  accuracy 99\.\d\d%  batching gains [\d.]+x"
     assert re.fullmatch(rf"digits-cnn/1  serving  {figures}", lines[0])
-    assert re.fullmatch(rf"digits-mlp/2  serving, default  {figures}", lines[1])
+    assert re.fullmatch(rf"digits-mlp/3  serving, default  {figures}", lines[1])
     assert len(lines) == 2
     assert max(map(len, lines)) <= 100
     assert digits("health").output == "ready\n"
@@ -176,7 +176,7 @@ def test_folders_and_stdin(digits, files, tmp_path, server):
     assert [line.split()[1] for line in result.output.splitlines()] == ["3", "8"]
     data = (tmp_path / "8.png").read_bytes()
     result = CliRunner().invoke(main, ["classify", "-", "--server", server.address], input=data)
-    assert result.output == "-  8  100.0%  digits-mlp/2\n"
+    assert result.output == "-  8  100.0%  digits-mlp/3\n"
 
 
 def test_a_folder_without_images_is_an_error(digits, tmp_path):

@@ -41,6 +41,8 @@ BASE = {"name": "x", "summary": "x", "network": {"layers": [{"kind": "dense", "u
         ({"seed": "7"}, "seed: the value is '7', allowed: a value of type int"),
         ({"seed": -7}, "seed is -7, allowed: 0 or more"),
         ({"start": "x"}, "start is 'x', allowed: another recipe"),
+        ({"start": "ann", "kept": 1}, r"kept is 1.0, allowed: 0 <= kept < 1"),
+        ({"kept": 0.5}, "kept is 0.5, allowed: 0 where there is no start"),
         ({"foreign": {"drawn": -1}}, "drawn is -1, allowed: 0 or more"),
         ({"foreign": {"damaged": 1.5}}, "damaged is 1.5, allowed: 0 to 1"),
         ({"seed": True}, "seed: the value is True, allowed: a value of type int"),

@@ -39,10 +39,10 @@ def test_drawn_digits_are_prepared_as_mnist_is(drawn):
 
 
 def test_every_style_shows_the_digit_of_its_label(drawn):
-    """The shipped network, reads at least 97 in 100 as they are meant."""
-    (graph,) = (MODELS / "digits-cnn").glob("*/model.onnx")
+    """The shipped network, reads at least 98 in 100 as they are meant."""
+    (graph,) = (MODELS / "digits-mlp").glob("*/model.onnx")
     answers = convert.run(convert.session(graph), drawn.vectors)[0].argmax(axis=1)
-    assert (answers == drawn.labels).mean() >= 0.97
+    assert (answers == drawn.labels).mean() >= 0.98
 
 
 @pytest.mark.parametrize(("width", "height"), [(7, 90), (90, 7), (300, 300), (1, 1)])

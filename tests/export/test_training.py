@@ -121,6 +121,20 @@ def test_a_training_begins_with_the_weights_of_its_start(tiny, small_recipe, tmp
     assert training._start(chosen, tiny, tmp_path, tmp_path, 1, quiet=True) is not None
 
 
+def test_a_share_of_the_starts_weights_is_kept(tiny, small_recipe, tmp_path, monkeypatch):
+    """With a quarter kept, each weight lies a quarter of the way from where training ended back to where it began."""
+    monkeypatch.setattr(training, "load", {small_recipe.name: small_recipe}.__getitem__)
+    chosen = dataclasses.replace(small_recipe, name="next", start=small_recipe.name)
+    ends, mean = (
+        training.train(dataclasses.replace(chosen, kept=kept), tiny, tmp_path, tmp_path, quiet=True)[0].get_weights()
+        for kept in (0.0, 0.25)
+    )
+    begins = training.read_trained(tmp_path / small_recipe.name)[0].get_weights()
+    for begin, end, kept in zip(begins, ends, mean, strict=True):
+        assert np.allclose(kept, 0.75 * end + 0.25 * begin, atol=1e-6)
+        assert not np.allclose(begin, end, atol=1e-6)
+
+
 def test_a_start_of_another_network_is_refused(tiny, small_recipe, tmp_path):
     """Weights of a network of another shape can't be begun with: the recipe's field is named."""
     chosen = dataclasses.replace(small_recipe, start="ann-tuned")
