@@ -78,7 +78,7 @@ web: $(VENV)/.web  ## serve the page to draw on at http://127.0.0.1:8080, beside
 ##@ Train
 RECIPE ?= ann-dropout
 OUT    ?= out/$(RECIPE)/1
-MODEL  ?= models/digits-mlp/2
+MODEL  ?= models/digits-mlp/3
 
 .PHONY: train
 train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=digits-mlp, OUT=out/...)

@@ -31,6 +31,7 @@ class Model:
     """A shipped model and the thresholds that the server judges its answers by."""
 
     def __init__(self, name) -> None:
+        self.name = name
         newest = max((ROOT / "models" / name).iterdir(), key=lambda folder: int(folder.name))
         self.session = onnxruntime.InferenceSession(newest / "model.onnx")
         metadata = self.session.get_modelmeta().custom_metadata_map
@@ -106,7 +107,10 @@ def main() -> None:
         *(["fonts"] if arguments.fonts else []),
     ]
     models = [Model("digits-mlp"), Model("digits-cnn")]
-    print("scene             refused %    ms   digits-mlp, digits-cnn: right % / right of the certain % / uncertain %")
+    print(
+        "scene             refused %    ms"
+        + "".join(f"   {model.name}: right / certain / flagged %" for model in models)
+    )
     for name in names:
         shown, rows, labels, refused, took = [], [], [], [], 0.0
         for picture, label in pictures(name, arguments.count, arguments.seed, arguments.fonts):
@@ -121,7 +125,7 @@ def main() -> None:
             shown.append(picture)
             rows.append(row)
             labels.append(label)
-        line = f"{name:18}{100 * np.mean(refused):8.1f}{1000 * took / len(rows):6.2f}"
+        line = f"{name:18}{100 * np.mean(refused):9.1f}{1000 * took / len(rows):6.1f}"
         wrong = np.zeros(len(rows), bool)
         for model in models:
             digits, certain = model(np.concatenate(rows))

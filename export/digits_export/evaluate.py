@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from sklearn.metrics import classification_report, confusion_matrix
 
-from digits_export import calibration, convert, package
+from digits_export import calibration, convert, elsewhere, package
 from digits_export.data import Floats, Images, Labels, Split, to_vectors
 from digits_export.deform import STRIP, warp
 
@@ -63,6 +63,7 @@ def evaluate(folder: Path, test: Split, others: Images | None = None) -> dict[st
         "abstain": properties.get("abstain", {})
         | {"abstained": float(abstained.mean()), "selective_accuracy": float(right[~abstained].mean())},
         "robustness": robustness(opened, test),
+        "elsewhere": elsewhere.measure(opened, thresholds, test, labels),
     }
     if others is not None:
         flagged = thresholds.flags(*convert.run(opened, to_vectors(others)))

@@ -58,6 +58,12 @@ def copy(model: Any, network: Network) -> Any:
     return fresh
 
 
+def average(model: Any, other: Any, share: float) -> None:
+    """Set the model's weights to a mean in which those of `other`, of the same network, have this share."""
+    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
+    model.set_weights([(1 - share) * own + share * theirs for own, theirs in pairs])
+
+
 def predict(model: Any, vectors: Floats) -> Floats:
     """Return the probabilities (n, 10) of (n, 784) float32 vectors in [0, 1]."""
     shaped = vectors.reshape(-1, *model.input_shape[1:])

@@ -148,6 +148,9 @@ def training_facts(recipe: Recipe, history: History, model: Any) -> dict[str, An
     facts = {
         "recipe": recipe.name,
         "summary": recipe.summary,
+        "start": recipe.start,
+        "drawn": recipe.foreign.drawn,
+        "damaged": recipe.foreign.damaged,
         "augmented": recipe.deformation.is_active,
         "dataset": "MNIST",
         "seed": recipe.seed,

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from digits_export import calibration, convert
+from digits_export.damage import damage
 from digits_export.data import CLASSES, Floats, Images, Split, to_vectors
 from digits_export.deform import STRIP, Deformation, deform
 
@@ -77,6 +78,9 @@ class Pipeline:
         if deformation.is_active:
             rng = np.random.default_rng((self.recipe.seed, again, block + 1))
             part = Split(deform(part.images, deformation, rng), part.labels)
+        if self.recipe.foreign.damaged:
+            rng = np.random.default_rng((self.recipe.seed, again, block + 1, 1))
+            part = Split(damage(part.images, self.recipe.foreign.damaged, rng), part.labels)
         key = (deformation, again, block)
         if key not in self._remembered:
             self._remembered[key] = targets(part)

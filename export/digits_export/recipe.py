@@ -131,6 +131,20 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What is learnt beside MNIST's own digits, so that other people's are read as well."""
+
+    drawn: int = 0
+    """Digits drawn by code (`strokes`) that join the training images."""
+    damaged: float = 0.0
+    """Share of the images that are damaged (`damage`) after they are deformed, drawn anew each epoch."""
+
+    def __post_init__(self) -> None:
+        _require(self.drawn >= 0, "drawn", self.drawn, "0 or more")
+        _require(0 <= self.damaged <= 1, "damaged", self.damaged, "0 to 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training, complete: the same recipe on the same machine gives the same network."""
 
@@ -143,6 +157,15 @@ class Recipe:
     deformation: Deformation = field(default_factory=Deformation)
     last_deformation: Deformation = field(default_factory=Deformation)
     """Takes the place of `deformation` in the last `fit.last_epochs` epochs."""
+    foreign: Foreign = field(default_factory=Foreign)
+    start: str = ""
+    """Recipe of the same network whose trained weights this training begins with; it is trained first. Empty: none."""
+    kept: float = 0.0
+    """Share of the start's weights in the mean, with those that this training ends in, that becomes the model.
+
+    It keeps what the start knew and most of what is new (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+    models").
+    """
     first_layer_bits: int = 0
     """Width of the integers, sign included, on whose grid the first layer's weights are put; 0 leaves them as they are.
 
@@ -151,6 +174,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.start != self.name, "start", self.start, "another recipe")
+        _require(0 <= self.kept < 1, "kept", self.kept, "0 <= kept < 1")
+        _require(not self.kept or bool(self.start), "kept", self.kept, "0 where there is no start")
         first = self.network.layers[0].kind if self.network.layers else "none"
         _require(self.first_layer_bits in {0, 7}, "first_layer_bits", self.first_layer_bits, "0 or 7")
         _require(self.first_layer_bits == 0 or first == "dense", "the first layer", first, "dense, to be quantized")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from digits_export import byte_graph, convert, evaluate, figures, package
+from digits_export.damage import KINDS
 from digits_export.data import to_vectors
 
 if TYPE_CHECKING:
@@ -116,7 +117,10 @@ def results(measured: dict[str, Any]) -> list[tuple[str, str]]:
             ("parameters", f"{training['parameters']:,}"),
         ]
     if "training_seconds" in measured:
-        rows.append(("training", f"{training['epochs']} epochs, {measured['training_seconds'] / 60:.1f} minutes"))
+        after = f", from the weights of {training['start']}" if training.get("start") else ""
+        rows.append(
+            ("training", f"{training['epochs']} epochs, {measured['training_seconds'] / 60:.1f} minutes{after}")
+        )
     if calibration["temperature"] == 1:
         rows.append(("expected calibration error", f"{calibration['ece']:.2%} (no temperature made it smaller)"))
     else:
@@ -138,7 +142,12 @@ def results(measured: dict[str, Any]) -> list[tuple[str, str]]:
     if "out_of_distribution" in abstain:
         rate = f"{abstain['out_of_distribution_abstained']:.2%} of {abstain['out_of_distribution']:,}"
         rows.append(("Fashion-MNIST images abstained on", rate))
-    return rows
+    for row in measured["elsewhere"]:
+        if row["set"] not in KINDS:
+            rows.append((f"{row['set']} ({row['images']:,} images)", f"{row['right'] / row['images']:.2%}"))
+    damaged = [row for row in measured["elsewhere"] if row["set"] in KINDS]
+    right, shown = (sum(row[count] for row in damaged) for count in ("right", "images"))
+    return [*rows, (f"test images damaged in {len(damaged)} ways ({shown:,} images)", f"{right / shown:.2%}")]
 
 
 def _render(
@@ -163,6 +172,7 @@ def _render(
         trained_on=json.loads(history.read_text()).get("trained_on") if history.is_file() else None,
         results=results(measured) if measured else [],
         classes=measured.get("classes", {}),
+        elsewhere=measured.get("elsewhere", []),
         abstain=properties.get("abstain", {}),
         bytes=byte_graph.first_layer_of(derived) if derived.is_file() else None,
         files=[

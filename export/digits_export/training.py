@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits_export import models
-from digits_export.data import CLASSES
+from digits_export import models, strokes
+from digits_export.data import CLASSES, Split
 from digits_export.pipeline import Pipeline
-from digits_export.recipe import RecipeError
+from digits_export.recipe import RecipeError, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,17 +71,23 @@ def train(
         after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
 
     Raises:
-        RecipeError: The folder holds the checkpoint of another recipe.
+        RecipeError: The folder holds the checkpoint of another recipe, or `start` names a recipe of another network.
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
     from tqdm.keras import TqdmCallback  # noqa: PLC0415
 
+    start = _start(recipe, data, folder, packages, workers, quiet=quiet)
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     learn, validate = data.held_out(recipe.fit.validation_share)
+    if recipe.foreign.drawn:
+        images, drawn = strokes.draw(recipe.foreign.drawn, np.random.default_rng((recipe.seed, 2)))
+        learn = Split(np.concatenate([learn.images, images]), np.concatenate([learn.labels, drawn]))
     pipeline = Pipeline(learn, recipe, packages, workers)
     model = models.build(recipe.network)
+    if start is not None:
+        model.set_weights(start.get_weights())
     kind = "sparse_categorical" if recipe.targets.integer_labels else "categorical"
     model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
@@ -116,6 +122,8 @@ def train(
         verbose=0,
     )
     trained = models.copy(model, recipe.network)
+    if start is not None:
+        models.average(trained, start, recipe.kept)
     trained.save(folder / "trained.keras")
     (folder / "history.json").write_text(json.dumps(asdict(history)))
     checkpoint.unlink()
@@ -132,6 +140,19 @@ def read_trained(folder: Path) -> tuple[Any, History]:
 
     history = History(**json.loads((folder / "history.json").read_text()))
     return keras.models.load_model(folder / "trained.keras", compile=False), history
+
+
+def _start(recipe: Recipe, data: Mnist, folder: Path, packages: Path, workers: int, *, quiet: bool) -> Any:
+    """Return the network that the training begins with, or nothing; it is trained in a folder within, once."""
+    if not recipe.start:
+        return None
+    first = load(recipe.start)
+    if first.network != recipe.network:
+        raise RecipeError(f"start is {recipe.start!r}, allowed: a recipe of the same network")
+    inner = folder / first.name
+    if (inner / "trained.keras").is_file():
+        return read_trained(inner)[0]
+    return train(first, data, inner, packages, workers=workers, quiet=quiet)[0]
 
 
 def _optimizer(fit: Fit, steps: int) -> Any:

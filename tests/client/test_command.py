@@ -70,8 +70,8 @@ def test_classify_prints_a_line_for_each_file(digits, files):
     result = digits("classify", *files)
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{files[0]}  3  100.0%  digits-mlp/2",
-        f"{files[1]}  8  100.0%  digits-mlp/2",
+        f"{files[0]}  3  100.0%  digits-mlp/3",
+        f"{files[1]}  8  100.0%  digits-mlp/3",
     ]
 
 
@@ -89,12 +89,38 @@ def test_classify_json(digits, files):
     assert answers[0]["quality"] == []
 
 
+def test_read_prints_a_number_for_each_file(digits, tmp_path):
+    """A picture of several digits gives a line with the number and its least confidence; blank paper, a reason."""
+    images, _ = mnist_test_set()
+    page = np.full((80, 200), 255, np.uint8)
+    for place, index in enumerate((30, 61)):  # a 3 and an 8
+        page[26:54, 50 + 50 * place : 78 + 50 * place] = 255 - images[index].reshape(28, 28)
+    number, blank = str(tmp_path / "number.png"), str(tmp_path / "blank.png")
+    Image.fromarray(page).save(number)
+    Image.fromarray(np.full((80, 200), 255, np.uint8)).save(blank)
+    result = digits("read", number, blank)
+    lines = result.output.splitlines()
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"{number}  38   *(\d\d\.\d|100\.0)%", lines[0])
+    assert lines[1].startswith(f"{blank}  -  ")
+    assert len(lines) == 2
+
+    first, second = map(json.loads, digits("read", "--json", number, blank).output.splitlines())
+    assert (first["file"], first["text"]) == (number, "38")
+    assert [digit["label"] for digit in first["digits"]] == ["3", "8"]
+    for digit, left in zip(first["digits"], (50, 100), strict=True):
+        x, y, width, height = digit["box"]
+        assert left - 2 <= x < x + width <= left + 30
+        assert 24 <= y < y + height <= 56
+    assert set(second) == {"file", "error"}
+
+
 def test_models_and_health(digits):
     """The models are listed, one on a line of 100 characters at most, with state and accuracy; health says ready."""
     lines = digits("models").output.splitlines()
     figures = r"10 classes  accuracy 99\.\d\d%  batching gains [\d.]+x"
     assert re.fullmatch(rf"digits-cnn/1  serving  {figures}", lines[0])
-    assert re.fullmatch(rf"digits-mlp/2  serving, default  {figures}", lines[1])
+    assert re.fullmatch(rf"digits-mlp/3  serving, default  {figures}", lines[1])
     assert len(lines) == 2
     assert max(map(len, lines)) <= 100
     assert digits("health").output == "ready\n"
@@ -150,7 +176,7 @@ def test_folders_and_stdin(digits, files, tmp_path, server):
     assert [line.split()[1] for line in result.output.splitlines()] == ["3", "8"]
     data = (tmp_path / "8.png").read_bytes()
     result = CliRunner().invoke(main, ["classify", "-", "--server", server.address], input=data)
-    assert result.output == "-  8  100.0%  digits-mlp/2\n"
+    assert result.output == "-  8  100.0%  digits-mlp/3\n"
 
 
 def test_a_folder_without_images_is_an_error(digits, tmp_path):

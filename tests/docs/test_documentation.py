@@ -103,7 +103,7 @@ def desk(tmp_path_factory):
             (folder / path.name).symlink_to(path)
     (folder / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "models", folder / "models")
-    shutil.copytree(ROOT / "models/digits-mlp/2", folder / "out/ann-dropout/1")  # as if it had been trained
+    shutil.copytree(ROOT / "models/digits-mlp/3", folder / "out/ann-dropout/1")  # as if it had been trained
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(folder / "ca.pem")

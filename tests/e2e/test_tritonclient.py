@@ -55,7 +55,7 @@ def test_readiness_and_metadata(answers):
         assert [said[asked][what] for what in ("live", "ready", "model ready")] == [True] * 3
         assert said[asked]["server"]["name"] == "digits-server"
         model = said[asked]["model"]
-        assert (model["name"], model["versions"], model["platform"]) == ("digits-mlp", ["2"], "onnx_onnxv1")
+        assert (model["name"], model["versions"], model["platform"]) == ("digits-mlp", ["3"], "onnx_onnxv1")
         assert model["inputs"] == [{"name": "vectors", "datatype": "UINT8", "shape": ["-1", "784"]}]
         assert [output["name"] for output in model["outputs"]] == [
             "probabilities",

@@ -11,7 +11,7 @@ import pytest
 
 from digits_export import byte_graph, convert, package, quantization
 
-SHIPPED = Path(__file__).parents[2] / "models" / "digits-mlp" / "2"
+SHIPPED = Path(__file__).parents[2] / "models" / "digits-mlp" / "3"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from digits_export import evaluate, figures, outlier, report
+from digits_export import elsewhere, evaluate, figures, outlier, package, report
+from digits_export.damage import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,25 @@ def test_figures_agree_with_each_other(measured, sample):
     assert np.trace(counts) / counts.sum() == pytest.approx(measured["accuracy"])
     assert measured["accuracy"] == pytest.approx(measured["training"]["test_accuracy"])
     assert measured["robustness"]["rotation in degrees"][4] == {"amount": 0, "accuracy": measured["accuracy"]}
+
+
+def test_digits_written_elsewhere_and_damaged_ones_are_counted(measured):
+    """Each set has its row: so many images, so many right, of which those answered are a part."""
+    rows = {row["set"]: row for row in measured["elsewhere"]}
+    assert set(rows) == {"drawn in other styles", "scikit-learn's digits", *KINDS}
+    assert rows["scikit-learn's digits"]["images"] == 1797
+    for row in rows.values():
+        assert row["right_of_answered"] <= row["right"] <= row["images"]
+        assert row["right_of_answered"] <= row["images"] - row["abstained"]
+    assert rows["scikit-learn's digits"]["right"] > 0.6 * 1797  # a network of one minute's training
+    assert rows["turned"]["right"] > rows["outline"]["right"]
+
+
+def test_a_model_of_other_labels_is_shown_no_digits(small_package, sample):
+    """What answers letters is measured on its own images, damaged, and on no one's digits."""
+    opened, _ = package.open_graph(small_package)
+    rows = elsewhere.measure(opened, package.Abstain(), sample.test, list("abcdefghij"))
+    assert [row["set"] for row in rows] == list(KINDS)
 
 
 def test_patterns_that_are_no_digits_are_refused(measured):

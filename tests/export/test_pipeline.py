@@ -10,7 +10,7 @@ import pytest
 
 from digits_export.deform import Deformation
 from digits_export.pipeline import Pipeline, TargetMaker
-from digits_export.recipe import Targets
+from digits_export.recipe import Foreign, Targets
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def test_an_epoch_shows_each_image_once_in_new_order(sample, small_recipe, tmp_p
     assert pipeline.steps == 10
     assert not np.array_equal(*epochs)
     assert all(np.array_equal(np.sort(e, axis=0), np.sort(pipeline.data.vectors, axis=0)) for e in epochs)
+
+
+def test_a_share_of_the_images_comes_damaged_anew_each_epoch(sample, small_recipe, tmp_path):
+    """Without deformation a third of the images differs from those given, another third in the next epoch."""
+    chosen = dataclasses.replace(small_recipe, foreign=Foreign(damaged=0.3))
+    pipeline = Pipeline(sample.train.take(slice(0, 640)), chosen, tmp_path)
+    given = {row.tobytes() for row in pipeline.data.vectors}
+    damaged = [
+        {row.tobytes() for x, _ in _first(pipeline, pipeline.steps, epoch) for row in x} - given for epoch in (0, 1)
+    ]
+    assert all(0.2 <= len(rows) / 640 <= 0.4 for rows in damaged)
+    assert len(damaged[0] & damaged[1]) < 30  # an outline has no chance in it
 
 
 def test_deformations_come_again_after_their_rounds(sample, deforming, tmp_path):

@@ -13,10 +13,17 @@ def test_every_shipped_recipe_loads_under_its_own_name(name):
     assert recipe.load(name).name == name
 
 
-@pytest.mark.parametrize("name", ["ann", "ann-dropout", "ann-flatten", "ann-script", "digits-mlp"])
+@pytest.mark.parametrize("name", ["ann", "ann-dropout", "ann-flatten", "ann-script", "digits-mlp-mnist", "digits-mlp"])
 def test_these_recipes_train_exactly_784_128_64_10(name):
     """The seeds' network and the shipped MLP have the same 109,386 parameters."""
     assert models.build(recipe.load(name).network).count_params() == 109_386
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.names() if recipe.load(name).start])
+def test_a_recipe_starts_from_one_of_the_same_network(name):
+    """The recipe that it starts from ships too, and trains the same network."""
+    chosen = recipe.load(name)
+    assert recipe.load(chosen.start).network == chosen.network
 
 
 def test_the_cnn_fits_its_size():
@@ -33,6 +40,11 @@ BASE = {"name": "x", "summary": "x", "network": {"layers": [{"kind": "dense", "u
         ({"colour": 1}, "colour is unknown, allowed: name, summary"),
         ({"seed": "7"}, "seed: the value is '7', allowed: a value of type int"),
         ({"seed": -7}, "seed is -7, allowed: 0 or more"),
+        ({"start": "x"}, "start is 'x', allowed: another recipe"),
+        ({"start": "ann", "kept": 1}, r"kept is 1.0, allowed: 0 <= kept < 1"),
+        ({"kept": 0.5}, "kept is 0.5, allowed: 0 where there is no start"),
+        ({"foreign": {"drawn": -1}}, "drawn is -1, allowed: 0 or more"),
+        ({"foreign": {"damaged": 1.5}}, "damaged is 1.5, allowed: 0 to 1"),
         ({"seed": True}, "seed: the value is True, allowed: a value of type int"),
         ({"first_layer_bits": 8}, "first_layer_bits is 8, allowed: 0 or 7"),
         ({"fit": {"epochs": "x", "batch_size": 0.5}}, r"fit.epochs: .*'x'.*; fit.batch_size: .*0.5"),

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from digits_export import models, recipe, training
-from digits_export.data import Mnist
+from digits_export import models, recipe, strokes, training
+from digits_export.data import Mnist, to_vectors
 
 CHILD = """
 import os, pickle, signal, sys
@@ -106,3 +106,49 @@ def test_images_and_integer_labels_train_too(name, tiny, tmp_path):
     short = dataclasses.replace(whole, fit=recipe.Fit(epochs=3, batch_size=32))
     _, history = training.train(short, tiny, tmp_path, tmp_path, quiet=True)
     assert history.curves["loss"][2] < history.curves["loss"][0]
+
+
+def test_a_training_begins_with_the_weights_of_its_start(tiny, small_recipe, tmp_path, monkeypatch):
+    """The recipe it starts from is trained once, in a folder within; with no learning to speak of its weights stay."""
+    monkeypatch.setattr(training, "load", {small_recipe.name: small_recipe}.__getitem__)
+    fit = dataclasses.replace(small_recipe.fit, epochs=1, learning_rate=1e-12)
+    chosen = dataclasses.replace(small_recipe, name="next", start=small_recipe.name, fit=fit)
+    model, history = training.train(chosen, tiny, tmp_path, tmp_path, quiet=True)
+    first, learnt = training.read_trained(tmp_path / small_recipe.name)
+    assert (history.epochs, learnt.epochs) == (1, 2)
+    assert np.allclose(models.predict(model, tiny.test.vectors), models.predict(first, tiny.test.vectors), atol=1e-6)
+    monkeypatch.setattr(training, "train", None)  # it is not trained again
+    assert training._start(chosen, tiny, tmp_path, tmp_path, 1, quiet=True) is not None
+
+
+def test_a_share_of_the_starts_weights_is_kept(tiny, small_recipe, tmp_path, monkeypatch):
+    """With a quarter kept, each weight lies a quarter of the way from where training ended back to where it began."""
+    monkeypatch.setattr(training, "load", {small_recipe.name: small_recipe}.__getitem__)
+    chosen = dataclasses.replace(small_recipe, name="next", start=small_recipe.name)
+    ends, mean = (
+        training.train(dataclasses.replace(chosen, kept=kept), tiny, tmp_path, tmp_path, quiet=True)[0].get_weights()
+        for kept in (0.0, 0.25)
+    )
+    begins = training.read_trained(tmp_path / small_recipe.name)[0].get_weights()
+    for begin, end, kept in zip(begins, ends, mean, strict=True):
+        assert np.allclose(kept, 0.75 * end + 0.25 * begin, atol=1e-6)
+        assert not np.allclose(begin, end, atol=1e-6)
+
+
+def test_a_start_of_another_network_is_refused(tiny, small_recipe, tmp_path):
+    """Weights of a network of another shape can't be begun with: the recipe's field is named."""
+    chosen = dataclasses.replace(small_recipe, start="ann-tuned")
+    with pytest.raises(recipe.RecipeError, match="start is 'ann-tuned', allowed: a recipe of the same network"):
+        training.train(chosen, tiny, tmp_path, tmp_path, quiet=True)
+
+
+def test_drawn_digits_join_the_images(tiny, small_recipe, tmp_path):
+    """With 640 drawn digits beside 576 of MNIST's there are twice the batches, and both kinds are learnt."""
+    epochs = []
+    chosen = dataclasses.replace(small_recipe, foreign=recipe.Foreign(drawn=640))
+    chosen = dataclasses.replace(chosen, fit=dataclasses.replace(chosen.fit, epochs=8))
+    model, _ = training.train(chosen, tiny, tmp_path, tmp_path, quiet=True, after_epoch=lambda *at: epochs.append(at))
+    images, labels = strokes.draw(200, np.random.default_rng(0))
+    answers = models.predict(model, to_vectors(images)).argmax(axis=1)
+    assert (answers == labels).mean() > 0.8
+    assert epochs[-1][1] > 0.7
