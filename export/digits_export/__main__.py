@@ -193,6 +193,7 @@ def import_(
 ) -> None:
     """Make a package of a Keras, SavedModel or ONNX classifier of 28 x 28 images, whoever made it."""
     from digits_export import importer  # noqa: PLC0415
+    from digits_export import labelled as given  # noqa: PLC0415
     from digits_export.adapt import Scaling  # noqa: PLC0415
 
     scaling = None
@@ -205,9 +206,9 @@ def import_(
         source,
         name,
         version,
-        tuple(importer.read_labels(labels)) if labels else (),
+        tuple(given.read_labels(labels)) if labels else (),
         scaling,
-        importer.read_labelled(labelled, data_dir) if labelled else None,
+        given.read_labelled(labelled, data_dir) if labelled else None,
     )
     found = importer.import_model(order, packages, lambda line: None if as_json else click.echo(line, err=True))
     if not as_json:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from digits_export import adapt, convert, foreign, importer, package, report
 from digits_export.__main__ import cli
+from digits_export.labelled import Labelled
 
 HERE = Path(__file__).parent / "data"
 UNIT = adapt.SCALINGS[0]
@@ -29,7 +30,7 @@ _spec.loader.exec_module(make_torch_onnx)
 def labelled(test_images, monkeypatch):
     """Return 600 labelled images to measure by; their report's pictures, drawn in other tests, are left out."""
     monkeypatch.setattr(report, "write", lambda folder, *_args, title: report.write_card(folder, title=title))
-    return importer.Labelled("some", test_images.take(slice(0, 600)))
+    return Labelled("some", test_images.take(slice(0, 600)))
 
 
 def _import(path, models, **told):

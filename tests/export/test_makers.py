@@ -7,6 +7,7 @@ be made lie in `data/` with the scripts that made them, and with the answers tha
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from packages import write_package
 
 from digits_client import DigitClient
 from digits_export.__main__ import cli
+from digits_export.foreign import ForeignModelError
 
 HERE = Path(__file__).parent / "data"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -420,3 +422,35 @@ def test_it_is_imported_and_served_with_the_same_answers(case, serve, test_image
     assert served.classes == model.labels == tuple(found["labels"])
     assert len(case.labels) != len(model.labels) or "".join(model.labels) == case.labels
     assert len(set(served.labels)) > 2  # it tells images apart, so that equal answers mean something
+
+
+def _quantized(folder, images):
+    from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415
+
+    whole = _onnx("y = MatMul(x, w)", ["n", 784])(folder, images).path
+    quantize_dynamic(whole, folder / "quantized.onnx")
+    return folder / "quantized.onnx"
+
+
+def _with_code(folder, _images):
+    import keras  # noqa: PLC0415
+
+    layers = keras.layers
+    keras.Sequential([keras.Input((784,)), layers.Lambda(lambda x: x / 255), layers.Dense(10)]).save(folder / "m.keras")
+    return folder / "m.keras"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_quantized, "an image alone gets probabilities that differ by .* from those among others"),
+        (_with_code, "can't be read as .keras: .*`Lambda` layer"),
+    ],
+)
+def test_what_would_not_answer_the_same_is_refused(make, reason, tmp_path, test_images):
+    """Answers that depend on an image's batch, and layers that are their maker's code, are named."""
+    path = make(tmp_path, test_images.images[:130].reshape(-1, 784))
+    done = CliRunner().invoke(cli, ["import", str(path), "--name", "m", "--out", str(tmp_path / "models"), *UNIT])
+    assert isinstance(done.exception, ForeignModelError)
+    assert re.search(reason, str(done.exception))
+    assert not (tmp_path / "models" / "m" / "1").exists()
