@@ -16,6 +16,8 @@ from digits_server.models.registry import Note, Registry, ServedModel
 
 log = logging.getLogger(__name__)
 
+SETTLE_S = 0.3
+"""Time for which a new package must stay as it is before it is loaded: somebody may be copying it."""
 REST = 3.0
 """Pauses in measuring a new model while others serve, over the time of the runs: a quarter of a CPU is taken."""
 
@@ -57,6 +59,7 @@ class Repository:
         self._rest = rest
         self._reload = asyncio.Event()
         self._is_first = True
+        self._is_quiet = True  # nothing has changed between the last two polls
         self._seen = Contents({}, {})  # in the last poll
         self._done: dict[Key, Fingerprint] = {}  # loaded or refused; empty: gone, but still served
         self.is_readable = True
@@ -70,7 +73,7 @@ class Repository:
         """Poll for ever."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._every_s or None):
+                async with asyncio.timeout((self._every_s if self._is_quiet else min(self._every_s, SETTLE_S)) or None):
                     await self._reload.wait()
             is_told = self._reload.is_set()
             self._reload.clear()
@@ -104,7 +107,7 @@ class Repository:
         # Only now: what takes the place of a version should be there before it goes.
         for key in [key for key in self._done if key not in found.packages and (is_told or key not in before.packages)]:
             await self._remove(key)
-        self._is_first = False
+        self._is_first, self._is_quiet = False, found == before
 
     async def _readable(self, error: OSError | None) -> None:
         if self.is_readable != (error is None):
