@@ -77,15 +77,15 @@ def test_extensions_that_tools_ask(answers):
     batch = int(config["dynamic_batching"]["preferred_batch_size"][0])
     [statistics] = said["sync"]["statistics"]
     runs, spent = len(labels) // ROWS * -(-ROWS // batch), statistics["inference_stats"]
-    assert (statistics["name"], statistics["version"]) == ("digits-mlp", "2")
+    assert (statistics["name"], statistics["version"]) == ("digits-mlp", "3")
     assert int(statistics["inference_count"]) == len(labels)
     assert int(statistics["execution_count"]) == runs
     assert {int(duration["count"]) for duration in spent.values()} == {runs}
     assert int(spent["success"]["ns"]) == int(spent["queue"]["ns"]) + int(spent["compute_infer"]["ns"]) > 0
     assert said["sync"]["all statistics"] == ["digits-cnn", "digits-mlp"]
     assert [(model["name"], model["version"], model["state"]) for model in said["sync"]["index"]] == [
-        ("digits-cnn", "1", "READY"),
-        ("digits-mlp", "2", "READY"),
+        ("digits-cnn", "2", "READY"),
+        ("digits-mlp", "3", "READY"),
     ]
 
 

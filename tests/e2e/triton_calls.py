@@ -34,7 +34,7 @@ def sync(address, images):
             "live": client.is_server_live(),
             "ready": client.is_server_ready(),
             "model ready": client.is_model_ready(MODEL),
-            "version ready": client.is_model_ready(MODEL, "2"),
+            "version ready": client.is_model_ready(MODEL, "3"),
             "other ready": client.is_model_ready("other"),
             "server": client.get_server_metadata(as_json=True),
             "model": client.get_model_metadata(MODEL, as_json=True),
