@@ -99,7 +99,7 @@ def test_what_training_left_can_be_read_again(tiny, small_recipe, tmp_path):
     assert np.array_equal(models.predict(again, tiny.test.vectors), models.predict(model, tiny.test.vectors))
 
 
-@pytest.mark.parametrize("name", ["ann-flatten", "digits-cnn"])
+@pytest.mark.parametrize("name", ["ann-flatten", "digits-cnn-mnist"])
 def test_images_and_integer_labels_train_too(name, tiny, tmp_path):
     """Recipes that want images or integer labels learn from the same pipeline."""
     whole = recipe.load(name)
