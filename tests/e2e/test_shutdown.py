@@ -47,7 +47,7 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, t
 def test_health_turns_before_the_end(toy_models, tmp_path, transport):
     """A watcher sees NOT_SERVING before its stream ends, and does not hold the drain up."""
     server = start_server(
-        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=1000", "--grace-s=30"
+        toy_models, tmp_path, "--default-model=toy-a", f"--transport={transport}", "--max-wait-ms=3000", "--grace-s=30"
     )
     with grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
