@@ -7,6 +7,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -49,6 +50,10 @@ def main() -> None:
     torch.onnx.export(
         model, (given[:2],), HERE / "torch-dynamo.onnx", dynamic_shapes=({0: batch},), external_data=False
     )
+    dynamo = onnx.load(HERE / "torch-dynamo.onnx")
+    for node in dynamo.graph.node:
+        del node.metadata_props[:]  # stacks, with the paths of the machine that ran this
+    onnx.save(dynamo, HERE / "torch-dynamo.onnx")
     torch.onnx.export(model, (given[:1],), HERE / "torch-script.onnx", dynamo=False)  # its batch stays 1
     with torch.no_grad():
         answers = model(given[:50]).numpy()
