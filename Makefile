@@ -85,7 +85,7 @@ train: $(VENV)/.dev  ## train a recipe, evaluate, export (RECIPE=digits-mlp, OUT
 	$(BIN)/digits-export train --recipe $(RECIPE) --out $(OUT) $(ARGS)
 
 .PHONY: report
-report: want-fashion $(VENV)/.dev  ## measure a package again, write its report and model card (MODEL=models/digits-cnn/2)
+report: want-fashion $(VENV)/.dev  ## measure a package again, write its report and model card (MODEL=models/digits-cnn/3)
 	$(BIN)/digits-export report $(MODEL) $(ARGS)
 
 .PHONY: notebook

@@ -47,13 +47,6 @@ threads = _option(
     show_default="all cores",
     help="Threads to compute with, and as many to augment images with.",
 )
-packages = _option(
-    "--models",
-    "packages",
-    type=FOLDER,
-    default=Path("models"),
-    help="Folder of model packages, where a recipe's teacher is looked up.",
-)
 others = _option(
     "--out-of-distribution",
     "others",
@@ -111,7 +104,6 @@ def download(data_dir: Path, as_json: bool) -> None:
 @recipe_name
 @out
 @data_dir
-@packages
 @others
 @threads
 @_option("--epochs", type=click.IntRange(1), show_default="the recipe's", help="Epochs to train for.")
@@ -121,7 +113,6 @@ def train(
     name: str,
     out: Path | None,
     data_dir: Path,
-    packages: Path,
     others: Path,
     threads: int,
     epochs: int | None,
@@ -141,7 +132,7 @@ def train(
     from digits_export import training  # noqa: PLC0415
 
     training.set_threads(threads)
-    model, history = training.train(chosen, mnist, folder / ".training", packages, workers=threads, quiet=as_json)
+    model, history = training.train(chosen, mnist, folder / ".training", workers=threads, quiet=as_json)
     _write_package(model, history, chosen, mnist, folder, others=others, threads=threads, as_json=as_json)
 
 

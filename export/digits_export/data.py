@@ -32,6 +32,7 @@ Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 CLASSES = 10
+NO_DIGIT = -1  # label of an image that shows none
 SUMS = {  # SHA-256 of the uncompressed IDX files of LeCun, Cortes and Burges
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -59,7 +60,7 @@ class Split:
     images: Images
     """(n, 28, 28) uint8, 0 background ... 255 ink."""
     labels: Labels
-    """(n,) int64, 0 ... 9."""
+    """(n,) int64, 0 ... 9, or `NO_DIGIT`."""
 
     def __len__(self) -> int:
         return len(self.labels)

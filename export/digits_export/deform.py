@@ -37,8 +37,6 @@ class Deformation:
     """Root mean square of the local displacement on each axis, in pixels (normally distributed)."""
     elastic_sigma_px: float = 5.0
     """Smoothness of that displacement: the standard deviation of its Gaussian kernel, in pixels."""
-    rounds: int = 1_000_000
-    """Epochs after which the same deformations come again: a slow teacher need not look at every one of 500 epochs."""
 
     @property
     def is_active(self) -> bool:

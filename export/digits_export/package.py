@@ -150,6 +150,7 @@ def training_facts(recipe: Recipe, history: History, model: Any) -> dict[str, An
         "summary": recipe.summary,
         "start": recipe.start,
         "drawn": recipe.foreign.drawn,
+        "scribbled": recipe.foreign.scribbled,
         "damaged": recipe.foreign.damaged,
         "augmented": recipe.deformation.is_active,
         "dataset": "MNIST",

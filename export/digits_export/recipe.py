@@ -89,6 +89,8 @@ class Fit:
     """Whether the rate then falls along a half cosine to zero; else it stays."""
     weight_decay: float = 0.0
     """Decoupled (AdamW) decay."""
+    integer_labels: bool = False
+    """Whether digits are told as integers with sparse cross-entropy, instead of as one-hot rows."""
     averaging: float = 0.0
     """Momentum of the running average of the weights that ends up in the model; 0 takes the last weights."""
     validation_share: float = 0.1
@@ -108,39 +110,19 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the network is told to answer."""
-
-    integer_labels: bool = False
-    """Digits as integers with sparse cross-entropy, instead of one-hot rows."""
-    smoothing: float = 0.0
-    """Share of each one-hot target spread evenly over all ten digits."""
-    teacher: str = ""
-    """Package, below the folder of models, whose answers to the very same deformed images are learnt; empty: none."""
-    teacher_weight: float = 1.0
-    """Share of the teacher's answer in the target; the label has the rest."""
-    teacher_temperature: float = 1.0
-    """Softens the teacher: its probabilities to the power 1 / temperature (the student is calibrated later)."""
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "0 <= smoothing < 1")
-        _require(0 <= self.teacher_weight <= 1, "teacher_weight", self.teacher_weight, "0 to 1")
-        _require(self.teacher_temperature > 0, "teacher_temperature", self.teacher_temperature, "more than 0")
-        hard = not self.integer_labels or not (self.teacher or self.smoothing)
-        _require(hard, "integer_labels", self.integer_labels, "false when there is a teacher or smoothing")
-
-
-@dataclass(frozen=True)
 class Foreign:
     """What is learnt beside MNIST's own digits, so that other people's are read as well."""
 
     drawn: int = 0
     """Digits drawn by code (`strokes`) that join the training images."""
+    scribbled: int = 0
+    """Letters, signs and scribbles drawn by code (`scribbles`) that join them, each digit being as likely as any."""
     damaged: float = 0.0
     """Share of the images that are damaged (`damage`) after they are deformed, drawn anew each epoch."""
 
     def __post_init__(self) -> None:
         _require(self.drawn >= 0, "drawn", self.drawn, "0 or more")
+        _require(self.scribbled >= 0, "scribbled", self.scribbled, "0 or more")
         _require(0 <= self.damaged <= 1, "damaged", self.damaged, "0 to 1")
 
 
@@ -153,7 +135,6 @@ class Recipe:
     network: Network
     seed: int = 0
     fit: Fit = field(default_factory=Fit)
-    targets: Targets = field(default_factory=Targets)
     deformation: Deformation = field(default_factory=Deformation)
     last_deformation: Deformation = field(default_factory=Deformation)
     """Takes the place of `deformation` in the last `fit.last_epochs` epochs."""
@@ -177,6 +158,8 @@ class Recipe:
         _require(self.start != self.name, "start", self.start, "another recipe")
         _require(0 <= self.kept < 1, "kept", self.kept, "0 <= kept < 1")
         _require(not self.kept or bool(self.start), "kept", self.kept, "0 where there is no start")
+        integers = self.fit.integer_labels
+        _require(not integers or not self.foreign.scribbled, "integer_labels", integers, "false beside scribbles")
         first = self.network.layers[0].kind if self.network.layers else "none"
         _require(self.first_layer_bits in {0, 7}, "first_layer_bits", self.first_layer_bits, "0 or 7")
         _require(self.first_layer_bits == 0 or first == "dense", "the first layer", first, "dense, to be quantized")

@@ -19,33 +19,34 @@ PEN = (0.04, 0.2)
 SMOOTHING = 3  # rounds of corner cutting (Chaikin 1974)
 
 Path = list[tuple[float, float]]  # (x, y) in the unit square, y downwards
+Stroke = tuple[Path, bool]  # of a pen, and whether it is round (its corners are cut) or straight
 
 
-def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> Path:
+def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> Path:
     """Return part of an ellipse, from angle to angle in degrees: 0 is right, 90 is down."""
     angles = np.deg2rad(np.linspace(start, end, 13))
     return [(cx + rx * np.cos(a), cy + ry * np.sin(a)) for a in angles]
 
 
-_RING = _arc(0.5, 0.5, 0.32, 0.5, -80, 285)
-_LOOP = _arc(0.5, 0.27, 0.28, 0.27, -20, -385)  # of a nine, begun at its right
-_CUP = _arc(0.45, 0.68, 0.33, 0.32, -80, 150)  # the belly of a five
-_THREE = [*_arc(0.45, 0.25, 0.28, 0.25, -160, 85), *_arc(0.45, 0.74, 0.33, 0.26, -85, 160)]
+_RING = arc(0.5, 0.5, 0.32, 0.5, -80, 285)
+_LOOP = arc(0.5, 0.27, 0.28, 0.27, -20, -385)  # of a nine, begun at its right
+_CUP = arc(0.45, 0.68, 0.33, 0.32, -80, 150)  # the belly of a five
+_THREE = [*arc(0.45, 0.25, 0.28, 0.25, -160, 85), *arc(0.45, 0.74, 0.33, 0.26, -85, 160)]
 _EIGHT = [
-    *_arc(0.5, 0.25, 0.27, 0.25, -60, -270),
-    *_arc(0.5, 0.75, 0.32, 0.25, -90, 270),
-    *_arc(0.5, 0.25, 0.27, 0.25, 90, -60),
+    *arc(0.5, 0.25, 0.27, 0.25, -60, -270),
+    *arc(0.5, 0.75, 0.32, 0.25, -90, 270),
+    *arc(0.5, 0.25, 0.27, 0.25, 90, -60),
 ]
-_TWO = [*_arc(0.48, 0.28, 0.3, 0.28, -165, 35), (0.1, 1.0)]
-_SIX = [(0.68, 0.0), (0.36, 0.28), (0.2, 0.66), *_arc(0.5, 0.71, 0.3, 0.29, 180, -180)]
+_TWO = [*arc(0.48, 0.28, 0.3, 0.28, -165, 35), (0.1, 1.0)]
+_SIX = [(0.68, 0.0), (0.36, 0.28), (0.2, 0.66), *arc(0.5, 0.71, 0.3, 0.29, 180, -180)]
 
-# Ways to write each digit: strokes of a pen, each with whether it is round (its corners are cut) or straight.
-STYLES: dict[int, list[list[tuple[Path, bool]]]] = {
+# Ways to write each digit.
+STYLES: dict[int, list[list[Stroke]]] = {
     0: [
         [(_RING, True)],
-        [(_arc(0.5, 0.5, 0.4, 0.5, -70, 300), True)],
+        [(arc(0.5, 0.5, 0.4, 0.5, -70, 300), True)],
         [(_RING, True), ([(0.8, 0.06), (0.2, 0.94)], False)],  # slashed
-        [(_arc(0.5, 0.5, 0.33, 0.5, -50, 250), True)],  # left open
+        [(arc(0.5, 0.5, 0.33, 0.5, -50, 250), True)],  # left open
     ],
     1: [
         [([(0.5, 0.0), (0.5, 1.0)], False)],
@@ -59,12 +60,12 @@ STYLES: dict[int, list[list[tuple[Path, bool]]]] = {
         [(_TWO, True), ([(0.1, 1.0), (0.86, 1.0)], False)],
         [([*_TWO[:-1], (0.2, 0.95), (0.08, 0.9), (0.2, 0.8), (0.5, 0.98), (0.9, 0.93)], True)],  # looped
         [([(0.15, 0.05), (0.8, 0.05), (0.12, 0.98), (0.86, 0.98)], False)],  # like a Z
-        [([*_arc(0.48, 0.28, 0.3, 0.28, -165, 35), (0.12, 0.92), (0.3, 0.86), (0.6, 1.0), (0.9, 0.9)], True)],
+        [([*arc(0.48, 0.28, 0.3, 0.28, -165, 35), (0.12, 0.92), (0.3, 0.86), (0.6, 1.0), (0.9, 0.9)], True)],
     ],
     3: [
         [(_THREE, True)],
-        [([(0.15, 0.02), (0.78, 0.02), (0.42, 0.4)], False), (_arc(0.42, 0.7, 0.36, 0.3, -90, 155), True)],  # flat top
-        [([*_arc(0.42, 0.25, 0.3, 0.25, -150, 60), (0.35, 0.48), *_arc(0.42, 0.74, 0.34, 0.26, -70, 140)], True)],
+        [([(0.15, 0.02), (0.78, 0.02), (0.42, 0.4)], False), (arc(0.42, 0.7, 0.36, 0.3, -90, 155), True)],  # flat top
+        [([*arc(0.42, 0.25, 0.3, 0.25, -150, 60), (0.35, 0.48), *arc(0.42, 0.74, 0.34, 0.26, -70, 140)], True)],
     ],
     4: [
         [([(0.62, 0.0), (0.05, 0.66), (0.95, 0.66)], False), ([(0.66, 0.3), (0.66, 1.0)], False)],  # open at the right
@@ -83,8 +84,8 @@ STYLES: dict[int, list[list[tuple[Path, bool]]]] = {
     ],
     6: [
         [(_SIX, True)],
-        [([(0.3, 0.0), (0.22, 0.7), *_arc(0.5, 0.73, 0.28, 0.27, 180, -170)], True)],  # straight back
-        [([(0.8, 0.1), (0.55, 0.02), (0.25, 0.3), (0.18, 0.7), *_arc(0.5, 0.72, 0.31, 0.28, 180, -150)], True)],
+        [([(0.3, 0.0), (0.22, 0.7), *arc(0.5, 0.73, 0.28, 0.27, 180, -170)], True)],  # straight back
+        [([(0.8, 0.1), (0.55, 0.02), (0.25, 0.3), (0.18, 0.7), *arc(0.5, 0.72, 0.31, 0.28, 180, -150)], True)],
     ],
     7: [
         [([(0.1, 0.04), (0.85, 0.04), (0.4, 1.0)], False)],
@@ -110,7 +111,7 @@ STYLES: dict[int, list[list[tuple[Path, bool]]]] = {
                 True,
             )
         ],
-        [(_arc(0.5, 0.25, 0.27, 0.25, -90, 270), True), (_arc(0.5, 0.74, 0.33, 0.26, -90, 270), True)],
+        [(arc(0.5, 0.25, 0.27, 0.25, -90, 270), True), (arc(0.5, 0.74, 0.33, 0.26, -90, 270), True)],
     ],
     9: [
         [([*_LOOP, (0.76, 0.6), (0.7, 1.0)], True)],
@@ -132,16 +133,17 @@ def draw(count: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], n
         (count, 28, 28) uint8, ink bright on dark, prepared as MNIST's are; (count,) labels.
     """
     labels = rng.integers(0, 10, count)
-    return np.stack([_digit(int(label), rng) for label in labels]), labels
+    styles = [STYLES[label] for label in labels.tolist()]
+    return np.stack([ink(ways[rng.integers(len(ways))], rng) for ways in styles]), labels
 
 
-def _digit(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    styles = STYLES[label]
+def ink(strokes: list[Stroke], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return the (28, 28) image of a pen's strokes; its width, slant, turn and wobble are random."""
     canvas = np.zeros((2 * FINE, 2 * FINE), np.uint8)
     matrix = _slant(rng)
     pen = rng.uniform(*PEN) * FINE
     wobble = rng.uniform(0, 0.04)
-    for path, is_round in styles[rng.integers(len(styles))]:
+    for path, is_round in strokes:
         points = np.array(path)
         points = points + rng.normal(0, wobble / (2 if len(points) > 8 else 1), points.shape)
         for _ in range(SMOOTHING if is_round else int(rng.integers(0, 2))):

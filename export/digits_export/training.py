@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits_export import models, strokes
-from digits_export.data import CLASSES, Split
+from digits_export import models, scribbles, strokes
+from digits_export.data import CLASSES, NO_DIGIT, Split
 from digits_export.pipeline import Pipeline
 from digits_export.recipe import RecipeError, load
 
@@ -50,7 +50,6 @@ def train(
     recipe: Recipe,
     data: Mnist,
     folder: Path,
-    packages: Path,
     *,
     workers: int = 1,
     quiet: bool = False,
@@ -65,8 +64,7 @@ def train(
         recipe: What to train, and how.
         data: The images; those for validation are split off here.
         folder: Holds the checkpoint while training, then the network as trained (not yet calibrated) and its history.
-        packages: Folder of model packages in which the recipe's teacher is looked up.
-        workers: Threads that deform images and ask the teacher.
+        workers: Threads that deform images.
         quiet: Whether to leave out the progress bar.
         after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
 
@@ -77,18 +75,15 @@ def train(
     import tensorflow as tf  # noqa: PLC0415, TID251
     from tqdm.keras import TqdmCallback  # noqa: PLC0415
 
-    start = _start(recipe, data, folder, packages, workers, quiet=quiet)
+    start = _start(recipe, data, folder, workers, quiet=quiet)
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     learn, validate = data.held_out(recipe.fit.validation_share)
-    if recipe.foreign.drawn:
-        images, drawn = strokes.draw(recipe.foreign.drawn, np.random.default_rng((recipe.seed, 2)))
-        learn = Split(np.concatenate([learn.images, images]), np.concatenate([learn.labels, drawn]))
-    pipeline = Pipeline(learn, recipe, packages, workers)
+    pipeline = Pipeline(_with_foreign(learn, recipe), recipe, workers)
     model = models.build(recipe.network)
     if start is not None:
         model.set_weights(start.get_weights())
-    kind = "sparse_categorical" if recipe.targets.integer_labels else "categorical"
+    kind = "sparse_categorical" if recipe.fit.integer_labels else "categorical"
     model.compile(_optimizer(recipe.fit, pipeline.steps), f"{kind}_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     checkpoint = folder / "checkpoint.npz"
@@ -97,14 +92,12 @@ def train(
     shape = recipe.network.input_shape
     inputs = tf.TensorSpec((None, 784), tf.float32)
     answers = (
-        tf.TensorSpec((None,), tf.int64)
-        if recipe.targets.integer_labels
-        else tf.TensorSpec((None, CLASSES), tf.float32)
+        tf.TensorSpec((None,), tf.int64) if recipe.fit.integer_labels else tf.TensorSpec((None, CLASSES), tf.float32)
     )
     batches = tf.data.Dataset.from_generator(
         lambda: pipeline.batches(history.epochs), output_signature=(inputs, answers)
     )
-    labels = validate.labels if recipe.targets.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
+    labels = validate.labels if recipe.fit.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
     judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
     bar = TqdmCallback(recipe.fit.epochs, verbose=0, desc=recipe.name, disable=quiet)
     callbacks = [_checkpoint(checkpoint, recipe, history), bar, judge]
@@ -142,7 +135,7 @@ def read_trained(folder: Path) -> tuple[Any, History]:
     return keras.models.load_model(folder / "trained.keras", compile=False), history
 
 
-def _start(recipe: Recipe, data: Mnist, folder: Path, packages: Path, workers: int, *, quiet: bool) -> Any:
+def _start(recipe: Recipe, data: Mnist, folder: Path, workers: int, *, quiet: bool) -> Any:
     """Return the network that the training begins with, or nothing; it is trained in a folder within, once."""
     if not recipe.start:
         return None
@@ -152,7 +145,18 @@ def _start(recipe: Recipe, data: Mnist, folder: Path, packages: Path, workers: i
     inner = folder / first.name
     if (inner / "trained.keras").is_file():
         return read_trained(inner)[0]
-    return train(first, data, inner, packages, workers=workers, quiet=quiet)[0]
+    return train(first, data, inner, workers=workers, quiet=quiet)[0]
+
+
+def _with_foreign(learn: Split, recipe: Recipe) -> Split:
+    """Return the images to learn from with those that the recipe has drawn by code."""
+    parts, foreign = [learn], recipe.foreign
+    if foreign.drawn:
+        parts.append(Split(*strokes.draw(foreign.drawn, np.random.default_rng((recipe.seed, 2)))))
+    if foreign.scribbled:
+        images = scribbles.draw(foreign.scribbled, np.random.default_rng((recipe.seed, 3)))
+        parts.append(Split(images, np.full(len(images), NO_DIGIT)))
+    return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
 def _optimizer(fit: Fit, steps: int) -> Any:

@@ -72,7 +72,7 @@ def tune(base: recipe.Recipe, data: Mnist, folder: Path, trials: int, *, quiet: 
 
         with tempfile.TemporaryDirectory() as scratch:
             chosen = suggest(base, trial)
-            _, history = training.train(chosen, data, Path(scratch), Path(), quiet=True, after_epoch=judge)
+            _, history = training.train(chosen, data, Path(scratch), quiet=True, after_epoch=judge)
         return max(history.curves["val_accuracy"])
 
     study.optimize(objective, trials, show_progress_bar=not quiet)

@@ -119,7 +119,7 @@ def test_models_and_health(digits):
     """The models are listed, one on a line of 100 characters at most, with state and accuracy; health says ready."""
     lines = digits("models").output.splitlines()
     figures = r"10 classes  accuracy 99\.\d\d%  batching gains [\d.]+x"
-    assert re.fullmatch(rf"digits-cnn/2  serving  {figures}", lines[0])
+    assert re.fullmatch(rf"digits-cnn/3  serving  {figures}", lines[0])
     assert re.fullmatch(rf"digits-mlp/3  serving, default  {figures}", lines[1])
     assert len(lines) == 2
     assert max(map(len, lines)) <= 100

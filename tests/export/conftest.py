@@ -53,6 +53,6 @@ def small_recipe() -> recipe.Recipe:
 def small_package(sample, small_recipe, tmp_path_factory) -> Path:
     """Return the folder of a package trained, converted and proven here."""
     folder = tmp_path_factory.mktemp("models") / "small" / "1"
-    model, history = training.train(small_recipe, sample, folder, folder.parents[1], quiet=True)
+    model, history = training.train(small_recipe, sample, folder, quiet=True)
     package.write(model, small_recipe, history, sample, folder)
     return folder

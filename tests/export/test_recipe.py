@@ -56,7 +56,7 @@ BASE = {"name": "x", "summary": "x", "network": {"layers": [{"kind": "dense", "u
         ({"network": {"layers": [], "input_shape": [27, 27]}}, r"input_shape is \[27, 27\]"),
         ({"network": {"layers": 3}}, "network.layers: allowed: a list"),
         ({"network": {}}, "network.layers: is missing"),
-        ({"targets": {"integer_labels": True, "smoothing": 0.1}}, "integer_labels is True"),
+        ({"fit": {"integer_labels": True}, "foreign": {"scribbled": 1}}, "integer_labels is True"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_what_is_allowed(change, message):

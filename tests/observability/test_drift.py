@@ -17,7 +17,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 pytestmark = pytest.mark.skipif(not which("promtool"), reason="no promtool (Debian: apt-get install prometheus)")
 
 
-@pytest.fixture(scope="module", params=["digits-mlp/3", "digits-cnn/2"])
+@pytest.fixture(scope="module", params=["digits-mlp/3", "digits-cnn/3"])
 def package(request):
     name, version = request.param.split("/")
     return load(ROOT / "models", Key(name, int(version)), threads=1)

@@ -262,7 +262,7 @@ def test_bars_fit_the_models_classes(page):
 def test_models_are_told_apart_and_chosen(page):
     """The most accurate of the models with the default's labels is chosen, with its accuracy, and others can be."""
     expect(page.locator("#model")).to_have_value("digits-cnn")
-    expect(page.locator("#model option")).to_have_text(["digits-cnn/2", "digits-mlp/3"])
+    expect(page.locator("#model option")).to_have_text(["digits-cnn/3", "digits-mlp/3"])
     expect(page.locator("#accuracy")).to_contain_text("99.")
     draw(page, DIGITS[6])
     expect(page.locator("#digit")).to_have_text("6")

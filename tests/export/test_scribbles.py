@@ -1,0 +1,30 @@
+"""What is drawn as no digit has MNIST's form, and the shipped network that has met such is unsure of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from digits_export import convert, data, package, scribbles
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+def test_equal_generators_draw_equal_scribbles():
+    """The generator is the only source of chance; each image is 28 x 28 with ink in it."""
+    images = scribbles.draw(200, np.random.default_rng(5))
+    assert images.shape == (200, 28, 28)
+    assert images.dtype == np.uint8
+    assert (images.max(axis=(1, 2)) > 0).all()
+    assert np.array_equal(images, scribbles.draw(200, np.random.default_rng(5)))
+    assert not np.array_equal(images, scribbles.draw(200, np.random.default_rng(6)))
+
+
+def test_the_convolutional_network_abstains_on_what_is_no_digit():
+    """Of letters, signs and scribbles from a seed of their own it abstains on at least nine in ten."""
+    (folder,) = (MODELS / "digits-cnn").iterdir()
+    opened, properties = package.open_graph(folder)
+    images = scribbles.draw(500, np.random.default_rng(2027))
+    flagged = package.Abstain(**properties["abstain"]).flags(*convert.run(opened, data.to_vectors(images)))
+    assert flagged.mean() >= 0.9
