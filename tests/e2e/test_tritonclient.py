@@ -84,7 +84,7 @@ def test_extensions_that_tools_ask(answers):
     assert int(spent["success"]["ns"]) == int(spent["queue"]["ns"]) + int(spent["compute_infer"]["ns"]) > 0
     assert said["sync"]["all statistics"] == ["digits-cnn", "digits-mlp"]
     assert [(model["name"], model["version"], model["state"]) for model in said["sync"]["index"]] == [
-        ("digits-cnn", "2", "READY"),
+        ("digits-cnn", "3", "READY"),
         ("digits-mlp", "3", "READY"),
     ]
 
