@@ -29,10 +29,10 @@ ELSEWHERE = ("out_of_distribution", "out_of_distribution_abstained")  # figures 
 TITLES = {
     "curves": "Training and validation",
     "confusion": "Confusion matrix",
-    "samples": "Sample images with labels and answers",
-    "misclassified": "Misclassified images, the surest first, with the three likeliest answers",
+    "samples": "Sample images with labels and predictions",
+    "misclassified": "Misclassified images, most confident first, with the three likeliest classes",
     "calibration": "Calibration",
-    "abstain": "Abstaining",
+    "abstain": "Abstention",
     "robustness": "Accuracy under distortion",
 }
 
@@ -113,23 +113,23 @@ def results(measured: dict[str, Any]) -> list[tuple[str, str]]:
     if "validation_accuracy" in training:
         rows += [
             ("validation accuracy", f"{training['validation_accuracy']:.2%}"),
-            ("training accuracy (images not augmented)", f"{training['train_accuracy']:.2%}"),
+            ("training accuracy (unaugmented images)", f"{training['train_accuracy']:.2%}"),
             ("parameters", f"{training['parameters']:,}"),
         ]
     if "training_seconds" in measured:
-        after = f", from the weights of {training['start']}" if training.get("start") else ""
+        after = f", starting from the weights of {training['start']}" if training.get("start") else ""
         rows.append(
             ("training", f"{training['epochs']} epochs, {measured['training_seconds'] / 60:.1f} minutes{after}")
         )
     if calibration["temperature"] == 1:
-        rows.append(("expected calibration error", f"{calibration['ece']:.2%} (no temperature made it smaller)"))
+        rows.append(("expected calibration error", f"{calibration['ece']:.2%} (no temperature reduced it)"))
     else:
         rows += [
             (
                 "expected calibration error",
                 f"{calibration['ece']:.2%} (before temperature scaling: {calibration['ece_before']:.2%})",
             ),
-            ("temperature, part of the graph", f"{calibration['temperature']:g}"),
+            ("temperature (part of the graph)", f"{calibration['temperature']:g}"),
         ]
     if "confidence" in abstain:
         rule = f"confidence < {abstain['confidence']:g}"
