@@ -61,7 +61,8 @@ def write(graph: Path, target: Path) -> bool:
     parts = [head, bridge([value.name for value in head.output], ends), body]
     parts += [bridge(outputs, [value.name for value in tail.input]), tail]
     made = join(parts, "digits_bytes")
-    derived = onnx.helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    opsets = [*model.opset_import, onnx.helper.make_opsetid("com.microsoft", 1)]  # of onnxruntime's own operators
+    derived = onnx.helper.make_model(made, opset_imports=opsets, ir_version=model.ir_version)
     derived.producer_name = "digits-export"
     kind = "floats" if layer is None else "integers"
     properties = {"digits.derived_from": hashlib.sha256(raw).hexdigest(), "digits.first_layer": json.dumps(kind)}
@@ -171,26 +172,22 @@ def _integer_head(layer: _Layer) -> Any:
     split = f"{', '.join(sums)} = Split<axis = 1>(layer, widths)" if len(sums) > 1 else f"{sums[0]} = Identity(layer)"
     return graph_of(
         f"""head (uint8[batch, 784] pixels) => ({", ".join(outputs)}, float[batch, 1] ink_column) {{
-            whole_sums = MatMulInteger(pixels, weights)
-            float_sums = Cast<to = 1>(whole_sums)
-            scaled = Mul(float_sums, steps)
-            layer = Add(scaled, bias)
+            layer = com.microsoft.MatMulIntegerToFloat(pixels, weights, level, steps, , , bias)
             {split}
             strips = Reshape(pixels, strip_shape)
-            block_sums = MatMulInteger(strips, summing)
-            float_blocks = Cast<to = 1>(block_sums)
-            blocks = Mul(float_blocks, block_level)
+            blocks = com.microsoft.MatMulIntegerToFloat(strips, summing, level, share)
             {" ".join(f"{name} = Reshape(blocks, pool_shape)" for name in pools)}
             rows = Reshape(blocks, row_shape)
             ink_column = ReduceMean<keepdims = 1>(rows, row_axis)
         }}""",
         weights=layer.whole.astype(np.int8),
-        steps=(layer.steps / 255).astype(np.float32),
+        level=np.float32(1 / 255),
+        steps=layer.steps.astype(np.float32),
         bias=layer.bias.astype(np.float32),
         widths=np.array(layer.widths),
         strip_shape=np.array([-1, BLOCK * 28]),
         summing=np.tile(np.repeat(np.eye(side, dtype=np.int8), BLOCK, axis=0), (BLOCK, 1)),  # (112, 7)
-        block_level=np.float32(1 / BLOCK**2 / 255),
+        share=np.float32(1 / BLOCK**2),
         pool_shape=np.array([-1, 1, side, side]),
         row_shape=np.array([-1, side**2]),
         row_axis=np.array([1]),
@@ -218,7 +215,8 @@ def _tail(facts: dict[str, Any], *, has_score: bool) -> Any:
             {unsure}
             above = Greater(ink_column, ink_edges)
             passed = Cast<to = 1>(above)
-            of_ink = MatMul(passed, jumps)
+            jumped = Mul(passed, jumps)
+            of_ink = ReduceSum<keepdims = 0>(jumped, class_axis)
             of_confidence = Where(unsure, unsure_base, base)
             sum = Add(of_ink, of_confidence)
             flags = Cast<to = 2>(sum)
