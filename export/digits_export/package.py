@@ -151,6 +151,7 @@ def training_facts(recipe: Recipe, history: History, model: Any) -> dict[str, An
         "start": recipe.start,
         "drawn": recipe.foreign.drawn,
         "scribbled": recipe.foreign.scribbled,
+        "touching": recipe.foreign.touching,
         "damaged": recipe.foreign.damaged,
         "augmented": recipe.deformation.is_active,
         "dataset": "MNIST",

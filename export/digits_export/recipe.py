@@ -117,12 +117,15 @@ class Foreign:
     """Digits drawn by code (`strokes`) that join the training images."""
     scribbled: int = 0
     """Letters, signs and scribbles drawn by code (`scribbles`) that join them, each digit being as likely as any."""
+    touching: int = 0
+    """Touching digits, made of the training images, that join them, each digit again being as likely as any."""
     damaged: float = 0.0
     """Share of the images that are damaged (`damage`) after they are deformed, drawn anew each epoch."""
 
     def __post_init__(self) -> None:
         _require(self.drawn >= 0, "drawn", self.drawn, "0 or more")
         _require(self.scribbled >= 0, "scribbled", self.scribbled, "0 or more")
+        _require(self.touching >= 0, "touching", self.touching, "0 or more")
         _require(0 <= self.damaged <= 1, "damaged", self.damaged, "0 to 1")
 
 
@@ -159,7 +162,8 @@ class Recipe:
         _require(0 <= self.kept < 1, "kept", self.kept, "0 <= kept < 1")
         _require(not self.kept or bool(self.start), "kept", self.kept, "0 where there is no start")
         integers = self.fit.integer_labels
-        _require(not integers or not self.foreign.scribbled, "integer_labels", integers, "false beside scribbles")
+        no_digits = self.foreign.scribbled or self.foreign.touching
+        _require(not integers or not no_digits, "integer_labels", integers, "false beside what is no digit")
         first = self.network.layers[0].kind if self.network.layers else "none"
         _require(self.first_layer_bits in {0, 7}, "first_layer_bits", self.first_layer_bits, "0 or 7")
         _require(self.first_layer_bits == 0 or first == "dense", "the first layer", first, "dense, to be quantized")

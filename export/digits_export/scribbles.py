@@ -1,4 +1,4 @@
-"""What a pen leaves that is no digit: letters, signs, shapes and scribbles, drawn by code.
+"""What a pen leaves that is no digit: letters, signs, shapes and scribbles, drawn by code, and digits that touch.
 
 A network that has met only digits answers one of them to anything, and surely: an asterisk is a 4. These teach it to
 be unsure (Hendrycks et al. 2019, "Deep Anomaly Detection with Outlier Exposure"): it is told that each digit is as
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
-from digits_export.strokes import Path, Stroke, arc, ink
+from digits_export.strokes import Path, Stroke, arc, fit, ink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,45 @@ SIGNS: dict[str, list[Path]] = {
 def draw(count: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Return (count, 28, 28) uint8 images of no digit, ink bright on dark, prepared as MNIST's are."""
     return np.stack([KINDS[rng.integers(len(KINDS))](rng) for _ in range(count)])
+
+
+def touching(digits: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return (count, 28, 28) uint8 images of a digit and all or part of one that it touches, prepared as one digit.
+
+    Args:
+        digits: (n, 28, 28) uint8, to choose from.
+        count: How many to make.
+        rng: The only source of chance.
+    """
+    return np.stack([_joined(*digits[rng.integers(len(digits), size=2)], rng) for _ in range(count)])
+
+
+def _joined(
+    left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    left, right = _cropped(left, rng), _cropped(right, rng)
+    share = rng.uniform(0.4, 1)
+    if rng.random() < 0.5:
+        left = left[:, round((1 - share) * left.shape[1]) :]
+    else:
+        right = right[:, : max(1, round(share * right.shape[1]))]
+    canvas = np.zeros((64, 128), np.uint8)
+    canvas[: len(left), : left.shape[1]] = left
+    place = canvas[: len(right), : right.shape[1]]
+    for x in range(left.shape[1], -1, -1):
+        place = canvas[: len(right), x : x + right.shape[1]]
+        if (np.minimum(place, right) > 127).any():
+            break
+    np.maximum(place, right, out=place)
+    return fit(canvas)
+
+
+def _cropped(digit: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return a digit a little larger or smaller, from somewhere below the top on, without margins at its sides."""
+    size = int(rng.integers(44, 60))
+    large = cv2.resize(digit, (size, size), interpolation=cv2.INTER_CUBIC)
+    columns = np.flatnonzero(large.max(axis=0) > 50)
+    return np.asarray(np.pad(large[:, columns[0] : columns[-1] + 1], ((int(rng.integers(5)), 0), (0, 0))), np.uint8)
 
 
 def _letter(rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -156,6 +156,9 @@ def _with_foreign(learn: Split, recipe: Recipe) -> Split:
     if foreign.scribbled:
         images = scribbles.draw(foreign.scribbled, np.random.default_rng((recipe.seed, 3)))
         parts.append(Split(images, np.full(len(images), NO_DIGIT)))
+    if foreign.touching:
+        images = scribbles.touching(learn.images, foreign.touching, np.random.default_rng((recipe.seed, 4)))
+        parts.append(Split(images, np.full(len(images), NO_DIGIT)))
     return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
