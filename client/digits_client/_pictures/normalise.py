@@ -31,12 +31,15 @@ def _in_mnists_pen(fine: Ink) -> Ink:
     full = float(np.percentile(fine[fine > 0.5 * fine.max()], 75))
     fine = np.asarray(cv2.convertScaleAbs(fine, alpha=255 / full), np.uint8)
     inked = (fine > 127).astype(np.uint8)
-    width = 4 * float(cv2.distanceTransform(inked, cv2.DIST_L2, 5)[inked > 0].mean())
+    depth = cv2.distanceTransform(inked, cv2.DIST_L2, 5)
+    width = 4 * float(depth[inked > 0].mean())
     length = max(cv2.boundingRect(inked)[2:])
     pen = BOX * width / length
     wanted = min(max(pen, PENS[0]), PENS[1])
     more = (wanted * length - BOX * width) / (2 * (BOX - wanted))  # (length + 2 more) : (width + 2 more) = 20 : wanted
     reach = round(min(abs(more), 3.5 * FINE))
+    if more < 0:
+        reach = min(reach, int(depth.max()) - 1)  # something is left
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return np.asarray((cv2.dilate if more > 0 else cv2.erode)(fine, disc), np.uint8)
 
