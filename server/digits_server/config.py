@@ -99,9 +99,9 @@ class Config:
     """Settings of one server; each is a flag and an environment variable of `digits-server`."""
 
     host: str = setting("127.0.0.1", "Address to listen on: a name, an IPv4 or IPv6 address, or unix:PATH.")
-    port: int = setting(50051, "Port of the gRPC services; 0 takes a free one.", PORT)
+    port: int = setting(50051, "Port of the gRPC services; 0 picks a free one.", PORT)
     metrics_host: str = setting("127.0.0.1", "Address of /metrics, /healthz and /readyz.")
-    metrics_port: int = setting(9464, "Their port; 0 takes a free one.", PORT)
+    metrics_port: int = setting(9464, "Their port; 0 picks a free one.", PORT)
     models: Path = setting(Path("models"), "Folder of model packages, <name>/<version>/.", FOLDER)
     default_model: str = setting("digits-mlp", "Model for requests that name none.")
     workers: int = setting(
@@ -112,17 +112,17 @@ class Config:
     )
     inference_threads: int = setting(
         1,
-        "Threads of one onnxruntime run, at most the CPUs that affinity and cgroup allow.",
+        "Threads per onnxruntime run, at most the CPUs that affinity and cgroup allow.",
         click.IntRange(1, available_cpus()),
     )
     transport: str = setting(
         "auto",
-        "What carries RPCs: grpcio, or envoy (faster for many callers, an extra); auto: envoy where it can run.",
+        "Transport for RPCs: grpcio, or envoy (an extra, faster for many callers); auto: envoy where it can run.",
         click.Choice(["auto", "grpcio", "envoy"]),
     )
     max_batch_size: int | None = setting(
         None,
-        "Most images run at once.  [default: measured at load, where images/s stop growing]",
+        "Maximum number of images run at once.  [default: measured at load, where images/s stop growing]",
         click.IntRange(1, 65536),
     )
     max_wait_ms: float = setting(
@@ -130,29 +130,29 @@ class Config:
         "Longest wait for a batch to fill; 0: a lone request runs at once.",
         click.FloatRange(0, 10_000),
     )
-    max_queue: int = setting(4096, "Most images waiting for one model, and most in one request.", COUNT)
+    max_queue: int = setting(4096, "Maximum number of images waiting for one model, and in one request.", COUNT)
     max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
     max_connection_age_s: float | None = setting(
         None,
-        "How long a connection lasts before its client must connect anew.  [default: 300]",
+        "How long a connection lasts before its client must reconnect.  [default: 300]",
         click.FloatRange(1, 10**6),
     )
     channelz: bool = setting(
-        default=False, help="Serve grpc.channelz.v1: which connections there are, and what goes over them."
+        default=False, help="Serve grpc.channelz.v1, which lists the connections and their traffic."
     )
-    tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Read again when it changes.", FILE)
+    tls_cert: Path | None = setting(None, "Certificate chain, PEM: serve TLS. Reloaded when it changes.", FILE)
     tls_key: Path | None = setting(None, "Its private key, PEM.", FILE)
     tls_client_ca: Path | None = setting(
-        None, "CA certificates, PEM: require client certificates that they have signed (mTLS).", FILE
+        None, "CA certificates, PEM: require client certificates signed by them (mTLS).", FILE
     )
     token_file: Path | None = setting(None, "Bearer tokens and what they allow, TOML: see docs/security.md.", FILE)
     allow_plain_tokens: bool = setting(
         default=False, help="Accept tokens over plaintext from other hosts, as behind a proxy that terminates TLS."
     )
-    reload_s: float = setting(1.0, "Time between looks at the models folder; 0: only at SIGHUP.", click.FloatRange(0))
+    reload_s: float = setting(1.0, "Time between scans of the models folder; 0: only on SIGHUP.", click.FloatRange(0))
     strict_readiness: bool = setting(
         default=False,
-        help="Become ready only when every package in the folder is good; otherwise serve those that are, or exit.",
+        help="Become ready only when every package in the folder is valid; by default, serve those that are, or exit.",
     )
     shadow: bool = setting(
         default=False,
@@ -161,10 +161,10 @@ class Config:
     grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
     log_level: str = setting(
         "info",
-        "Least severe level to log, as JSON lines on standard error.",
+        "Minimum level to log, as JSON lines on standard error.",
         click.Choice(["debug", "info", "warning", "error"]),
     )
-    access_log_sample: float = setting(0.0, "Share of the calls that are logged.", SHARE)
+    access_log_sample: float = setting(0.0, "Share of calls that are logged.", SHARE)
 
     @property
     def cpus(self) -> int:

@@ -115,10 +115,10 @@ def tracing() -> list[Middleware]:
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 @setting("--host", default="127.0.0.1", help="Address to listen on, IPv4 or IPv6.")
-@setting("--port", type=click.IntRange(0, 65535), default=8080, help="Port of page and API; 0 takes a free one.")
-@setting("--server", default=DEFAULT_SERVER, help="Where the Digits server is, host:port.")
+@setting("--port", type=click.IntRange(0, 65535), default=8080, help="Port of the page and API; 0 picks a free one.")
+@setting("--server", default=DEFAULT_SERVER, help="Address of the Digits server, host:port.")
 @setting("--token", default="", help="Bearer token to send to it, if it requires one.")
-@setting("--tls-ca", type=PEM, help="Encrypt the connection to it, and trust the authorities in this PEM file.")
+@setting("--tls-ca", type=PEM, help="Connect to it over TLS, and trust the CAs in this PEM file.")
 @setting("--tls-cert", type=PEM, help="The gateway's own certificate, PEM, for servers that require one (mTLS).")
 @setting("--tls-key", type=PEM, help="Its private key, PEM.")
 @setting(
@@ -130,7 +130,7 @@ def tracing() -> list[Middleware]:
     "--timeout-s",
     type=click.FloatRange(0, min_open=True),
     default=DEFAULT_TIMEOUT_S,
-    help="Seconds to wait for an answer of the server.",
+    help="Seconds to wait for an answer from the server.",
 )
 @setting(
     "--max-upload-bytes",
@@ -143,7 +143,7 @@ def tracing() -> list[Middleware]:
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
-    help="Least severe level to log, as JSON lines on standard error; info logs each request.",
+    help="Minimum level to log, as JSON lines on standard error; info logs each request.",
 )
 @click.version_option(package_name="digits-web")
 def main(
@@ -161,7 +161,7 @@ def main(
     Prints one line when it is ready. SIGTERM and SIGINT drain: requests in flight are finished, new ones refused. The
     Digits server may come and go.
 
-    Exit status: 0 after a drain, 2 for a setting that can't work.
+    Exit status: 0 after a drain, 2 for an invalid setting.
     """
     open_standard_streams()
     config = Config(tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None, **settings)
