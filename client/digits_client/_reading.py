@@ -12,7 +12,7 @@ from digits_client import _arrays
 from digits_client._arrays import PIXELS
 from digits_client._errors import InvalidImage
 from digits_client._requests import ImageLike, pictures
-from digits_client._results import Prediction, Quality
+from digits_client._results import Prediction
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,7 @@ class Reading:
 
     def number(self, predictions: Sequence[Prediction]) -> Number:
         """Return the number, from what the model says of each of `rows`."""
-        chosen = self._lattice.best(
-            [prediction.digit for prediction in predictions],
-            [prediction.confidence for prediction in predictions],
-            [Quality.LOW_CONFIDENCE not in prediction.quality for prediction in predictions],
-        )
+        chosen = self._lattice.best([prediction.confidence for prediction in predictions])
         segments = self._lattice.segments
         digits = tuple(
             ReadDigit(segments[at].box, segments[at].image, predictions[at], segments[at].is_touching) for at in chosen

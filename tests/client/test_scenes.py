@@ -47,18 +47,18 @@ def test_digits_are_found_in_a_scene(network, name):
     assert right.mean() >= LEAST.get(name, 0.93)
 
 
-# Of 77 others apart, 69 were right whichever version of the model: 16 of 20 is within chance.
-@pytest.mark.parametrize(("touching", "least"), [(False, 0.75), (True, 0.15)])
+# Of 500 others 480 and 397 were right: three standard deviations below that are within chance.
+@pytest.mark.parametrize(("touching", "least"), [(False, 0.85), (True, 0.6)])
 def test_numbers_are_read_in_order(network, touching, least):
-    """Of 20 numbers of four digits most are right as a whole; of those with touching neighbours, some."""
+    """Of 40 numbers of four digits nearly all are right as a whole; of those with touching neighbours, most."""
     client = FakeDigitClient(lambda image: network(image)[0])
     rng = np.random.default_rng(3)
     right = 0
-    for _ in range(20):
+    for _ in range(40):
         chosen = rng.choice(len(IMAGES), 4)
         ink = scenes.number(IMAGES, chosen, rng, touching=touching)
         right += client.read(scenes.photo(ink, rng)).text == "".join(map(str, LABELS[chosen]))
-    assert right / 20 >= least
+    assert right / 40 >= least
 
 
 def bars():

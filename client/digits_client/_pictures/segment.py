@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,16 @@ from digits_client._pictures.normalise import normalised
 from digits_client._pictures.prepare import cut_out
 
 ENOUGH = 1024  # pixels of a picture's longer side: a digit of 1/40 of it is as large as MNIST's
-MOST_CUTS = 5
+MOST_CUTS = 12  # of a block
 LIGHTEST = 0.1  # of a block's ink: less beside a cut is no digit
-REACH = 0.2  # of the height: how far a cut may stray from the vertical
-UNCERTAIN = 0.03  # how likely a segment is to be a digit that the model is not sure of
 COARSE = 32  # pixels of a block's height at which cuts are sought
-SINGLE, SEVERAL = 0.6, 0.9  # widths in heights: below the one a block is one digit, above the other rather several
+REACH = 3  # of these pixels: how far a cut may stray from the vertical
+APART = 0.06  # heights between cuts that count as two
+DEAREST = 0.5  # heights of ink that a cut may go through
+NARROWEST = 0.6  # width of a block, in heights, that may be several digits
+# Chosen for most numbers right among those made of MNIST's training digits:
+WIDEST = 0.9  # width of a digit, in heights; what is wider is less likely one
+CUT = -0.4  # log odds of a cut
 Box = tuple[int, int, int, int]
 """x, y, width and height in pixels of the decoded picture."""
 
@@ -45,8 +50,6 @@ class Segment:
     """Ink that is connected, in reading order, of which this is the pieces from `start` to before `stop`."""
     start: int
     stop: int
-    log_odds: float
-    """How likely a cut of this block is right, from the block's proportions alone."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,16 @@ class Lattice:
         """(n, 28, 28) of all segments, to be classified."""
         return np.stack([segment.image for segment in self.segments])
 
-    def best(self, digits: Sequence[int], confidences: Sequence[float], certain: Sequence[bool]) -> list[int]:
-        """Return the indices of the segments that are the number, in reading order, by what a model says of each."""
+    def best(self, confidences: Sequence[float]) -> list[int]:
+        """Return the indices of the segments that are the number, in reading order.
+
+        Args:
+            confidences: A model's in its answer to each of `images`: high for a digit, low for part of one or for two.
+        """
         usual = self._usual_height()
         likelihood = [
-            float(np.log(max(confidence, 1e-6) * (1 if sure else UNCERTAIN))) + _shape(segment, digit, usual)
-            for segment, digit, confidence, sure in zip(self.segments, digits, confidences, certain, strict=True)
+            float(np.log(max(confidence, 1e-6))) - max(0.0, segment.box[2] / usual - WIDEST)
+            for segment, confidence in zip(self.segments, confidences, strict=True)
         ]
         chosen: list[int] = []
         for block in sorted({segment.block for segment in self.segments}):
@@ -75,7 +82,7 @@ class Lattice:
                 segment = self.segments[index]
                 if segment.start in paths:
                     score, path = paths[segment.start]
-                    score += likelihood[index] + (segment.log_odds if segment.start else 0)
+                    score += likelihood[index] + (CUT if segment.start else 0)
                     if segment.stop not in paths or score > paths[segment.stop][0]:
                         paths[segment.stop] = score, [*path, index]
             chosen += paths[max(paths)][1]
@@ -85,17 +92,6 @@ class Lattice:
         """Return the median height of blocks, in pixels: cuts change a block's width, hardly its height."""
         widest = {segment.block: segment for segment in sorted(self.segments, key=lambda each: each.stop - each.start)}
         return float(np.median([segment.box[3] for segment in widest.values()]))
-
-
-def _shape(segment: Segment, digit: int, usual: float) -> float:
-    """Return the log-likelihood that a digit has a segment's proportions, where digits are `usual` pixels high.
-
-    All but 1 are rarely narrow; none is much wider than high, or much lower than its neighbours. How much each weighs
-    was chosen for most numbers right among those made of MNIST's training digits.
-    """
-    _, _, width, height = segment.box
-    narrow = float(np.log(0.3)) if digit != 1 and width < 0.3 * height else 0.0
-    return narrow - 3 * max(0.0, width / usual - 0.9) - 5 * max(0.0, 0.8 - height / usual)
 
 
 def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
@@ -110,7 +106,7 @@ def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
         found = refined(ink, found, found.parts[0])
     segments: list[Segment] = []
     for block, parts in enumerate(_blocks(found.parts)):
-        segments += _cut(cut_out(ink, found.labels, parts), block, min(p.x for p in parts), min(p.y for p in parts))
+        segments += _pieces(cut_out(ink, found.labels, parts), block, min(p.x for p in parts), min(p.y for p in parts))
     if not segments:
         raise InvalidImage("image: shows nothing to read")
     return Lattice(segments)
@@ -148,27 +144,25 @@ def _is_above(part: Part, main: Part, usual: float) -> bool:
     return shared > -0.15 * usual and apart < 0.3 * usual and part.height + part.width > 0.25 * usual
 
 
-def _cut(ink: Ink, block: int, x: int, y: int) -> list[Segment]:
+def _pieces(ink: Ink, block: int, x: int, y: int) -> list[Segment]:
     """Return the segments of one block: the whole, and what is between any two of its cuts."""
     inked = (ink > 0.3 * float(ink.max())).astype(np.uint8)
-    seams = _seams(inked)
-    columns = np.arange(ink.shape[1])
-    wide = cv2.boundingRect(inked)[2] / cv2.boundingRect(inked)[3]
-    log_odds = float(np.interp(wide, (SINGLE, SEVERAL), (-5, -0.5)))
-    edges = [np.zeros(len(ink), int), *seams, np.full(len(ink), ink.shape[1])]
+    cuts = _cuts(inked)
+    full_height, full_width = ink.shape
+    columns = np.arange(full_width)
+    edges = [np.zeros(full_height, int), *cuts, np.full(full_height, full_width)]
     segments = []
-    for start in range(len(edges) - 1):
-        for stop in range(start + 1, len(edges)):
-            between = (columns >= edges[start][:, None]) & (columns < edges[stop][:, None])
-            mine = _largest((inked & between).astype(np.uint8))
-            left, top, width, height = cv2.boundingRect(mine)
-            inside = slice(top, top + height), slice(left, left + width)
-            if not width or (len(seams) and max(width, height) < 0.4 * len(ink)):
-                continue
-            cut = ink[inside] * between[inside].astype(np.uint8)
-            is_touching = stop - start < len(edges) - 1
-            box = max(x + left - 2, 0), max(y + top - 2, 0), width, height
-            segments.append(Segment(box, normalised(cut), is_touching, block, start, stop, log_odds))
+    for start, stop in combinations(range(len(edges)), 2):
+        is_touching = stop - start < len(edges) - 1
+        between = (columns >= edges[start][:, None]) & (columns < edges[stop][:, None])
+        mine = _largest((inked & between).astype(np.uint8))
+        left, top, width, height = cv2.boundingRect(mine)
+        if not width or (cuts and max(width, height) < 0.4 * full_height):
+            continue
+        inside = slice(top, top + height), slice(left, left + width)
+        cut = ink[inside] * between[inside].astype(np.uint8)
+        box = max(x + left - 2, 0), max(y + top - 2, 0), width, height
+        segments.append(Segment(box, normalised(cut), is_touching, block, start, stop))
     return segments
 
 
@@ -180,48 +174,56 @@ def _largest(mask: Mask) -> Mask:
     return np.isin(labels, kept).astype(np.uint8)
 
 
-def _seams(inked: Mask) -> list[npt.NDArray[np.int64]]:
-    """Return where a block may be cut, from left to right: for each seam the column in each row."""
+def _cuts(inked: Mask) -> list[npt.NDArray[np.int64]]:
+    """Return where a block may be cut, from left to right: for each cut the column in each row.
+
+    Paths through little ink are sought in narrow strips; of paths near each other the cheapest stays.
+    """
     full_height, full_width = inked.shape
-    if full_width < SINGLE * full_height:
+    if full_width < NARROWEST * full_height:
         return []
     scale = COARSE / full_height
-    height, width = COARSE, max(2, round(full_width * scale))
-    shrunk = cv2.resize(inked.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    width = max(2, round(full_width * scale))
+    shrunk = cv2.resize(inked.astype(np.float32), (width, COARSE), interpolation=cv2.INTER_AREA)
     coarse = np.asarray(shrunk, np.float32)
-    reach = round(REACH * height)
-    seams: list[tuple[float, npt.NDArray[np.int64]]] = []
-    for middle in range(height // 6, width - height // 6, height // 8):
-        left, right = max(1, middle - reach), min(width, middle + reach)
-        cost, seam = _seam(coarse[:, left:right])
-        seam += left
-        share = float((coarse * (np.arange(width) < seam[:, None])).sum() / coarse.sum())
-        is_between = LIGHTEST < share < 1 - LIGHTEST
-        if (
-            is_between
-            and cost < 0.5 * height
-            and not any(np.abs(seam - other).mean() < 0.06 * height for _, other in seams)
-        ):
-            seams.append((cost, seam))
-    best = sorted(seams, key=lambda seam: seam[0])[:MOST_CUTS]
-    rows = (np.arange(full_height) * scale).astype(int).clip(0, height - 1)
-    return [np.rint(seam[rows] / scale).astype(int) for _, seam in sorted(best, key=lambda seam: float(seam[1].mean()))]
+    middles = np.arange(COARSE // 8, width - COARSE // 8, COARSE // 8)
+    columns = middles[:, None] + np.arange(-REACH, REACH + 1)  # (strips, columns of a strip)
+    inside = columns.clip(0, width - 1)
+    strips = np.where(columns == inside, coarse[:, inside], 0).swapaxes(0, 1)
+    costs, paths = _cheapest(strips)
+    found = zip(costs.tolist(), np.take_along_axis(inside, paths, 1), strict=True)
+    best: list[npt.NDArray[np.int64]] = []
+    for cost, cut in sorted(found, key=lambda each: each[0]):
+        share = float((coarse * (np.arange(width) < cut[:, None])).sum() / coarse.sum())
+        is_new = all(np.abs(cut - other).mean() >= APART * COARSE for other in best)
+        if is_new and LIGHTEST < share < 1 - LIGHTEST and cost < DEAREST * COARSE and len(best) < MOST_CUTS:
+            best.append(cut)
+    finer = (np.arange(full_height) * scale).astype(int).clip(0, COARSE - 1)
+    return [np.rint(cut[finer] / scale).astype(int) for cut in sorted(best, key=lambda cut: float(cut.mean()))]
 
 
-def _seam(inked: npt.NDArray[np.float32]) -> tuple[float, npt.NDArray[np.int64]]:
-    """Return the path from top to bottom through the least ink, and how much that is, in pixels."""
-    height, width = inked.shape
-    sideways = np.array([0.05, 0.0, 0.05], np.float32)[:, None]  # straight is best where nothing else tells
-    total = inked[0]
-    came = np.zeros((height, width), np.int64)
+def _cheapest(
+    strips: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the paths from top to bottom through the least ink.
+
+    Args:
+        strips: (n, height, width), ink in [0, 1].
+
+    Returns:
+        (n,) what each path costs, in pixels of ink, and (n, height) its column in each row.
+    """
+    count, height, _ = strips.shape
+    sideways = np.array([0.05, 0.0, 0.05], np.float32)[:, None, None]  # straight is best where nothing else tells
+    total = strips[:, 0]
+    came = np.zeros(strips.shape, np.int64)
     for row in range(1, height):
-        padded = np.pad(total, 1, constant_values=np.inf)
-        options = np.stack([padded[:-2], padded[1:-1], padded[2:]]) + sideways
-        step = options.argmin(axis=0)
-        came[row] = step - 1
-        total = inked[row] + options[step, np.arange(width)]
-    seam = np.empty(height, np.int64)
-    seam[-1] = int(total.argmin())
+        padded = np.pad(total, ((0, 0), (1, 1)), constant_values=np.inf)
+        options = np.stack([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]]) + sideways
+        came[:, row] = options.argmin(axis=0) - 1
+        total = strips[:, row] + options.min(axis=0)
+    paths = np.empty((count, height), np.int64)
+    paths[:, -1] = total.argmin(axis=1)
     for row in range(height - 1, 0, -1):
-        seam[row - 1] = seam[row] + came[row, seam[row]]
-    return float(total.min()), seam
+        paths[:, row - 1] = paths[:, row] + came[np.arange(count), row, paths[:, row]]
+    return total.min(axis=1), paths
