@@ -72,7 +72,11 @@ def touching(digits: npt.NDArray[np.uint8], count: int, rng: np.random.Generator
         count: How many to make.
         rng: The only source of chance.
     """
-    return np.stack([_joined(*digits[rng.integers(len(digits), size=2)], rng) for _ in range(count)])
+    images = []
+    for _ in range(count):
+        left, right = digits[rng.integers(len(digits), size=2)]
+        images.append(_joined(left, right, rng))
+    return np.stack(images)
 
 
 def _joined(

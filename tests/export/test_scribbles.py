@@ -21,10 +21,28 @@ def test_equal_generators_draw_equal_scribbles():
     assert not np.array_equal(images, scribbles.draw(200, np.random.default_rng(6)))
 
 
+def test_touching_digits_are_made_of_two(sample):
+    """Each image has MNIST's form, shows more than either of its digits, and comes of the generator alone."""
+    images = scribbles.touching(sample.test.images, 100, np.random.default_rng(5))
+    assert images.shape == (100, 28, 28)
+    assert np.array_equal(images, scribbles.touching(sample.test.images, 100, np.random.default_rng(5)))
+    wide = [np.ptp(np.flatnonzero(image.any(axis=0))) / np.ptp(np.flatnonzero(image.any(axis=1))) for image in images]
+    alone = sample.test.images[:100]
+    single = [np.ptp(np.flatnonzero(image.any(axis=0))) / np.ptp(np.flatnonzero(image.any(axis=1))) for image in alone]
+    assert np.median(wide) > 1.1 * np.median(single)
+
+
+def test_the_convolutional_network_is_unsure_of_touching_digits(sample):
+    """Of pairs of test digits it abstains on at least four in five."""
+    assert _flagged(scribbles.touching(sample.test.images, 500, np.random.default_rng(2027))) >= 0.8
+
+
 def test_the_convolutional_network_abstains_on_what_is_no_digit():
     """Of letters, signs and scribbles from a seed of their own it abstains on at least nine in ten."""
+    assert _flagged(scribbles.draw(500, np.random.default_rng(2027))) >= 0.9
+
+
+def _flagged(images):
     (folder,) = (MODELS / "digits-cnn").iterdir()
     opened, properties = package.open_graph(folder)
-    images = scribbles.draw(500, np.random.default_rng(2027))
-    flagged = package.Abstain(**properties["abstain"]).flags(*convert.run(opened, data.to_vectors(images)))
-    assert flagged.mean() >= 0.9
+    return package.Abstain(**properties["abstain"]).flags(*convert.run(opened, data.to_vectors(images))).mean()
