@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from digits_server.config import Config, SettingRefused
-from digits_server.metrics.http import AdminServer
+from digits_server.metrics.http import AdminServer, scrape
 
 
 def has_ipv6():
@@ -51,6 +51,15 @@ def test_refusal_gives_the_systems_reason(host, flag, reason):
         port = taken.getsockname()[1]
         with pytest.raises(SettingRefused, match=rf"{flag}: can't listen on {host}:{port}: .*{reason}"):
             serve(host, port)
+
+
+def test_nobody_to_scrape_is_no_caller_who_has_left():
+    """A page that can't be had is an error of its own kind: `ConnectionError`s are taken for callers who have left."""
+    with serve("127.0.0.1") as admin:
+        host, port = admin.address.split(":")
+        assert {family.name for family in scrape(host, int(port))} == {"c"}
+    with pytest.raises(RuntimeError, match=rf"no metrics at {host}:{port}: .*refused"):
+        scrape(host, int(port))
 
 
 def test_scrapes_are_compressed_for_those_who_ask():

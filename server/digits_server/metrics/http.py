@@ -36,12 +36,15 @@ def scrape(host: str, port: int) -> Iterable[Metric]:
     """Return what `/metrics` at an address shows.
 
     Raises:
-        OSError: Nobody answers there.
+        RuntimeError: Nobody answers there. A `ConnectionError` would pass for an RPC whose caller has left.
     """
     connection = http.client.HTTPConnection(Address(host, port).bare_host, port, timeout=SCRAPE_S)
-    with contextlib.closing(connection):
-        connection.request("GET", "/metrics")
-        return list(text_string_to_metric_families(connection.getresponse().read().decode()))
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            return list(text_string_to_metric_families(connection.getresponse().read().decode()))
+    except (OSError, http.client.HTTPException) as error:
+        raise RuntimeError(f"no metrics at {Address(host, port)}: {error}") from error
 
 
 class AdminServer:
