@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import start_server
 
 from digits_server.config import Config
 from digits_server.rpc import envoy_process, fronts
@@ -55,6 +56,16 @@ def test_configuration_is_one_that_envoy_takes(tmp_path):
         [envoy, "--mode", "validate", "-c", tmp_path / "envoy.yaml"], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_no_thread_interrupts_another(toy_models, tmp_path):
+    """All threads of a worker are batch jobs: those of Envoy and of Python wake each other at each call."""
+    server = start_server(toy_models, tmp_path, "--default-model=toy-b", "--transport=envoy")
+    threads = [int(thread.name) for thread in Path(f"/proc/{server.serving}/task").iterdir()]
+    policies = {os.sched_getscheduler(thread) for thread in threads}
+    assert len(threads) > 2
+    assert policies == {os.SCHED_BATCH}
+    assert server.stop() == 0
 
 
 def test_folders_of_the_dead_are_cleared_away(tmp_path):
