@@ -1,14 +1,15 @@
 """How a new version is compared with the one that serves, on recent images, and promoted or refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
 from digits_server.inference.batcher import Batcher
-from digits_server.inference.cost import CostCurve
 from digits_server.models.canary import Comparison, RecentImages, compare
-from digits_server.models.package import Key, Package, load
+from digits_server.models.package import Key, load
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.models.repository import Repository
 
@@ -67,12 +68,27 @@ def test_comparison(tmp_path):
     assert compare(live, other, recent).agreement == 0.0
 
 
-def test_cost_is_what_was_measured(tmp_path):
-    """The time of the new version is set against that of the serving one, in the latter's best batches."""
+class Clocked:
+    """An engine with a clock of its own: its first run takes ten times as long as the others."""
+
+    def __init__(self, engine, seconds):
+        self._engine, self._seconds, self._now, self.sizes = engine, seconds, 0.0, []
+
+    def predict(self, images):
+        self.sizes.append(sum(map(len, images)))
+        self._now += self._seconds * (1 if len(self.sizes) > 1 else 10)
+        return self._engine.predict(images)
+
+    def clock(self):
+        return self._now
+
+
+def test_cost_is_measured_side_by_side(tmp_path):
+    """The fastest run of the new version is set against that of the serving one, in the latter's best batches."""
     live = package(tmp_path, 1)
-    slow = CostCurve(live.cost.sizes, tuple(3 * seconds for seconds in live.cost.seconds))
-    new = Package(live.key, live.labels, live.test_accuracy, live.dataset, live.engine, slow)
-    assert compare(live, new, []).cost == pytest.approx(3)
+    fast, slow = Clocked(live.engine, 1.0), Clocked(live.engine, 3.0)
+    assert compare(replace(live, engine=fast), replace(live, engine=slow), []).cost == pytest.approx(3)
+    assert set(fast.sizes) == set(slow.sizes) == {live.cost.best_batch_size()}
 
 
 class Folder:

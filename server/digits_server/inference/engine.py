@@ -164,9 +164,11 @@ class Engine:
         Args:
             rest: As `cost.measure`.
         """
-        # Where one thread does it all, its own time is not lengthened by those it shares interpreter and CPU with.
-        clock = time.thread_time if self._floats.threads == 1 else time.perf_counter
-        return measure(lambda size: self.predict([np.zeros((size, PIXELS), np.uint8)]), clock, rest)
+        return measure(lambda size: self.predict([np.zeros((size, PIXELS), np.uint8)]), self.clock, rest)
+
+    def clock(self) -> float:
+        """Return the seconds that count in a run: where one thread does it all, its own, whoever shares the CPU."""
+        return time.thread_time() if self._floats.threads == 1 else time.perf_counter()
 
 
 def _joined(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
