@@ -10,6 +10,7 @@ from conftest import ROOT
 from PIL import Image
 
 from digits_client import InvalidImage, prepare
+from digits_client._pictures.normalise import normalised
 from digits_client.testing import FakeAsyncDigitClient, FakeDigitClient
 
 # Of 60 pictures, well below what larger samples give: 98 to 100 %, 96 % on dark squares.
@@ -66,6 +67,13 @@ def bars():
     pixels = np.full((200, 200), 255, np.uint8)
     pixels[20:80, 120:130] = pixels[22:82, 40:50] = pixels[120:180, 60:70] = 0
     return Image.fromarray(pixels)
+
+
+def test_a_dot_amid_nothing_is_not_thinned_away():
+    """What is left of ink after a cut may be one dark pixel: it becomes an image, not an error."""
+    ink = np.zeros((200, 200), np.uint8)
+    ink[100, 100] = 255
+    assert normalised(ink).max() == 255
 
 
 async def test_boxes_are_where_the_digits_are():

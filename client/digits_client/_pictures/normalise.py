@@ -39,7 +39,7 @@ def _in_mnists_pen(fine: Ink) -> Ink:
     more = (wanted * length - BOX * width) / (2 * (BOX - wanted))  # (length + 2 more) : (width + 2 more) = 20 : wanted
     reach = round(min(abs(more), 3.5 * FINE))
     if more < 0:
-        reach = min(reach, int(depth.max()) - 1)  # something is left
+        reach = min(reach, max(0, int(depth.max()) - 1))  # of a dot something is left
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return np.asarray((cv2.dilate if more > 0 else cv2.erode)(fine, disc), np.uint8)
 
