@@ -90,7 +90,6 @@ def _joined(
         right = right[:, : max(1, round(share * right.shape[1]))]
     canvas = np.zeros((64, 128), np.uint8)
     canvas[: len(left), : left.shape[1]] = left
-    place = canvas[: len(right), : right.shape[1]]
     for x in range(left.shape[1], -1, -1):
         place = canvas[: len(right), x : x + right.shape[1]]
         if (np.minimum(place, right) > 127).any():

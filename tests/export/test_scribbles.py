@@ -26,10 +26,7 @@ def test_touching_digits_are_made_of_two(sample):
     images = scribbles.touching(sample.test.images, 100, np.random.default_rng(5))
     assert images.shape == (100, 28, 28)
     assert np.array_equal(images, scribbles.touching(sample.test.images, 100, np.random.default_rng(5)))
-    wide = [np.ptp(np.flatnonzero(image.any(axis=0))) / np.ptp(np.flatnonzero(image.any(axis=1))) for image in images]
-    alone = sample.test.images[:100]
-    single = [np.ptp(np.flatnonzero(image.any(axis=0))) / np.ptp(np.flatnonzero(image.any(axis=1))) for image in alone]
-    assert np.median(wide) > 1.1 * np.median(single)
+    assert np.median(_widths(images)) > 1.1 * np.median(_widths(sample.test.images[:100]))
 
 
 def test_the_convolutional_network_is_unsure_of_touching_digits(sample):
@@ -46,3 +43,9 @@ def _flagged(images):
     (folder,) = (MODELS / "digits-cnn").iterdir()
     opened, properties = package.open_graph(folder)
     return package.Abstain(**properties["abstain"]).flags(*convert.run(opened, data.to_vectors(images))).mean()
+
+
+def _widths(images):
+    """Return how wide the ink of each image is, in its heights."""
+    spans = [[np.ptp(np.flatnonzero(image.any(axis=axis))) for axis in (0, 1)] for image in images]
+    return [width / height for width, height in spans]

@@ -31,7 +31,7 @@ class Graph:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # A plan of memory for each size of batch, and an arena that keeps the largest's cost 40 MB and save 1 us a run.
+        # Plans of memory for each size of batch, and an arena that never shrinks, cost 40 MB and save 1 us a run.
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a CPU
         options.log_severity_level = 4  # faults are raised; a second copy on stderr would not be JSON
