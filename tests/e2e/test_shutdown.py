@@ -33,13 +33,17 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, t
     )
     with grpc.insecure_channel(server.address) as channel:
         stub = pb_grpc.DigitClassifierStub(channel)
+        # grpcio closes a connection with its last call, and the client may drop what it has not read by then: keep it open.
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
         calls = [stub.Classify.future(request, timeout=30) for _ in range(50)]
         wait_until(lambda: server.metric("digits_queue_depth") == 50)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.metric("digits_workers_ready") == 0)
         late = stub.Classify.future(request, timeout=30)
-        assert late.code() == grpc.StatusCode.UNAVAILABLE
+        # CANCELLED: it met the GOAWAY of gRPC's own server on the way.
+        assert late.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert [list(call.result().digits) for call in calls] == [[6]] * 50
     assert server.process.wait(30) == 0
 
