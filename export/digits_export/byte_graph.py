@@ -87,7 +87,7 @@ class _Layer:
     sums: list[str]
     """Tensors that are (n, widths) weighted sums of the pixels."""
     pools: list[str]
-    """Tensors that are (n, 1, 7, 7) means of blocks of pixels."""
+    """Tensors that are (n, 49) means of blocks of pixels."""
     widths: list[int] = field(default_factory=list)
     whole: Any = None  # (784, sum of widths) whole numbers
     steps: Any = None  # (sum of widths,) what one of them stands for
@@ -108,15 +108,16 @@ def _first_layer(model: Any) -> _Layer | None:
     layer = _linear_ends(model.graph)
     if not layer.sums:
         return None
-    beginning = onnx.utils.Extractor(model).extract_model([model.graph.input[0].name], layer.sums)
+    beginning = onnx.utils.Extractor(model).extract_model([model.graph.input[0].name], layer.ends)
     answers = _run(beginning, np.vstack([np.zeros(PIXELS), IMPULSE * np.eye(PIXELS)]).astype(np.float32))
     if any(answer.ndim != 2 for answer in answers):
         return None
-    bias, *impulses = np.concatenate(answers, axis=1, dtype=np.float64)
+    sums = answers[: len(layer.sums)]
+    bias, *impulses = np.concatenate(sums, axis=1, dtype=np.float64)
     grid = find_grid((np.array(impulses) - bias) / IMPULSE)
     if grid is None:
         return None
-    widths = [answer.shape[1] for answer in answers]
+    widths = [answer.shape[1] for answer in sums]
     return replace(layer, widths=widths, whole=grid[0], steps=grid[1], bias=bias)
 
 
@@ -126,18 +127,20 @@ def _linear_ends(graph: Any) -> _Layer:
 
     source = graph.input[0].name
     constants = {constant.name for constant in graph.initializer}
-    linear, sums, pools = {source}, dict[str, None](), list[str]()
+    linear, pooled, sums, pools = {source}, set[str](), dict[str, None](), list[str]()
     for node in graph.node:
         moving = [name for name in node.input if name and name not in constants]
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         if node.op_type in AFFINE and len(moving) == 1 and moving[0] in linear:
             linear.add(node.output[0])
         elif node.op_type == "AveragePool" and moving[0] in linear and attributes.get("strides") == [BLOCK, BLOCK]:
+            pooled.add(node.output[0])
+        elif node.op_type == "Reshape" and moving[0] in pooled:
             pools.append(node.output[0])
         elif node.op_type == "Constant":
             constants.add(node.output[0])
         else:
-            sums |= dict.fromkeys(name for name in moving if name in linear)
+            sums |= dict.fromkeys(name for name in moving if name in linear | pooled)
     return _Layer([] if source in sums else list(sums), pools)
 
 
@@ -150,10 +153,10 @@ def _run(model: Any, vectors: Floats) -> list[Floats]:
 
 def _float_head() -> Any:
     return graph_of(
-        """head (uint8[batch, 784] pixels) => (float[batch, 784] vectors, float[batch, 1] ink_column) {
+        """head (uint8[batch, 784] pixels) => (float[batch, 784] vectors, float[batch] ink) {
             levels = Cast<to = 1>(pixels)
             vectors = Mul(levels, level)
-            ink_column = ReduceMean<keepdims = 1>(vectors, pixel_axis)
+            ink = ReduceMean<keepdims = 0>(vectors, pixel_axis)
         }""",
         level=np.float32(1 / 255),
         pixel_axis=np.array([1]),
@@ -168,17 +171,17 @@ def _integer_head(layer: _Layer) -> Any:
     sums, pools = ([f"{kind}_{n}" for n in range(len(of))] for kind, of in (("sum", layer.sums), ("pool", layer.pools)))
     side = 28 // BLOCK
     outputs = [f"float[batch, {width}] {name}" for name, width in zip(sums, layer.widths, strict=True)]
-    outputs += [f"float[batch, 1, {side}, {side}] {name}" for name in pools]
+    outputs += [f"float[batch, {side**2}] {name}" for name in pools]
     split = f"{', '.join(sums)} = Split<axis = 1>(layer, widths)" if len(sums) > 1 else f"{sums[0]} = Identity(layer)"
     return graph_of(
-        f"""head (uint8[batch, 784] pixels) => ({", ".join(outputs)}, float[batch, 1] ink_column) {{
+        f"""head (uint8[batch, 784] pixels) => ({", ".join(outputs)}, float[batch] ink) {{
             layer = com.microsoft.MatMulIntegerToFloat(pixels, weights, level, steps, , , bias)
             {split}
             strips = Reshape(pixels, strip_shape)
             blocks = com.microsoft.MatMulIntegerToFloat(strips, summing, level, share)
-            {" ".join(f"{name} = Reshape(blocks, pool_shape)" for name in pools)}
             rows = Reshape(blocks, row_shape)
-            ink_column = ReduceMean<keepdims = 1>(rows, row_axis)
+            {" ".join(f"{name} = Identity(rows)" for name in pools)}
+            ink = ReduceMean<keepdims = 0>(rows, pixel_axis)
         }}""",
         weights=layer.whole.astype(np.int8),
         level=np.float32(1 / 255),
@@ -188,9 +191,8 @@ def _integer_head(layer: _Layer) -> Any:
         strip_shape=np.array([-1, BLOCK * 28]),
         summing=np.tile(np.repeat(np.eye(side, dtype=np.int8), BLOCK, axis=0), (BLOCK, 1)),  # (112, 7)
         share=np.float32(1 / BLOCK**2),
-        pool_shape=np.array([-1, 1, side, side]),
         row_shape=np.array([-1, side**2]),
-        row_axis=np.array([1]),
+        pixel_axis=np.array([1]),
     )
 
 
@@ -210,23 +212,21 @@ def _tail(facts: dict[str, Any], *, has_score: bool) -> Any:
             digits = Cast<to = {number}>(best)
             confidences = ReduceMax<keepdims = 0>(likelihoods, class_axis)
             probabilities = Identity(likelihoods)
-            ink = Reshape(ink_column, flat)
             low = Less(confidences, least_confidence)
             {unsure}
-            above = Greater(ink_column, ink_edges)
-            passed = Cast<to = 1>(above)
-            jumped = Mul(passed, jumps)
-            of_ink = ReduceSum<keepdims = 0>(jumped, class_axis)
             of_confidence = Where(unsure, unsure_base, base)
-            sum = Add(of_ink, of_confidence)
-            flags = Cast<to = 2>(sum)
+            above = Greater(ink, ink_edges)
+            passed = Cast<to = 1>(above)
+            sum = Gemm(jumps, passed, of_confidence)
+            flag_row = Cast<to = 2>(sum)
+            flags = Reshape(flag_row, flat)
         }}""",
         class_axis=np.array([1]),
         flat=np.array([-1]),
         least_confidence=np.float32(abstain.get("confidence", 0)),
         most_outlying=np.float32(abstain.get("outlier_score", np.inf)),
-        ink_edges=edges,
-        jumps=jumps,
+        ink_edges=edges[:, np.newaxis],
+        jumps=jumps[np.newaxis],
         base=base,
         unsure_base=base + np.float32(LOW_CONFIDENCE),
     )

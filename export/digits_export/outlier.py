@@ -26,15 +26,15 @@ class InkDensity:
 
     whiten: Floats
     """(49, 49) map from cells to those coordinates."""
-    mean: Floats
-    """(49,) mean of the training digits in those coordinates."""
+    offset: Floats
+    """(49,) what moves the mean of the training digits in those coordinates to the origin."""
 
     def score(self, vectors: Any) -> Any:
         """Return the (n,) squared distance from the mean digit of (n, 784) vectors, as a TensorFlow tensor."""
         import tensorflow as tf  # noqa: PLC0415, TID251
 
         cells = tf.nn.avg_pool2d(tf.reshape(vectors, (-1, 28, 28, 1)), BLOCK, BLOCK, "VALID")
-        gap = tf.matmul(tf.reshape(cells, (-1, CELLS * CELLS)), self.whiten) - self.mean
+        gap = tf.matmul(tf.reshape(cells, (-1, CELLS * CELLS)), self.whiten) + self.offset
         return tf.reduce_sum(gap * gap, axis=1)
 
 
@@ -45,4 +45,4 @@ def fit(vectors: Floats) -> InkDensity:
     covariance = np.cov(cells, rowvar=False)
     covariance += RIDGE * np.trace(covariance) / CELLS**2 * np.eye(CELLS**2)
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
-    return InkDensity(whiten.astype(np.float32), (mean @ whiten).astype(np.float32))
+    return InkDensity(whiten.astype(np.float32), (-mean @ whiten).astype(np.float32))
