@@ -21,9 +21,11 @@ from digits_client import (
     ImageLike,
     InvalidImage,
     Number,
+    PermissionDenied,
     Prediction,
     ServerUnavailable,
     Tls,
+    Unsupported,
     _terminal,
 )
 from digits_client._base import MAX_TIMEOUT_S
@@ -94,6 +96,14 @@ def server_options(command: CommandT) -> CommandT:
     return command
 
 
+def model_options(command: CommandT) -> CommandT:
+    """Add what says which model to ask: the arguments of `recognising`."""
+    version = "Version of the model, without --model of the server's default; default: the latest."
+    model = "Model; default: of those with the labels of the server's default, the most accurate."
+    command = option("--model-version", "version", default="", help=version)(command)
+    return option("--model", default="", help=model)(command)
+
+
 @contextmanager
 def connected(
     server: str, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, **settings: Any
@@ -113,6 +123,27 @@ def connected(
         raise click.ClickException(str(error)) from error
 
 
+@contextmanager
+def recognising(model: str, version: str, **where: Any) -> Iterator[DigitClient]:
+    """Yield a client, as `connected` does, of the model that was named or, if none was, of the most accurate."""
+    if not model and not version:
+        with connected(**where) as client:
+            model = _most_accurate(client)
+    with connected(model=model, version=version, **where) as client:
+        yield client
+
+
+def _most_accurate(client: DigitClient) -> str:
+    """Return the most accurate of the models with the labels of the server's default; empty: that default."""
+    try:
+        latest = {model.name: model for model in client.models() if model.is_serving}  # they come sorted by version
+    except (PermissionDenied, Unsupported):
+        return ""
+    labels = [model.labels for model in latest.values() if model.is_default]
+    alike = [model for model in latest.values() if model.labels in labels]
+    return max(alike, key=lambda model: (model.test_accuracy, model.is_default)).name if alike else ""
+
+
 @click.group(cls=Digits, context_settings={"max_content_width": 120})
 @click.version_option(package_name="digits-client")
 def main() -> None:
@@ -128,8 +159,7 @@ def main() -> None:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @server_options
-@option("--model", default="", help="Model; default: the server's.")
-@option("--model-version", "version", default="", help="Version of the model; default: the latest.")
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of a table.")
 @click.option(
     "--show", is_flag=True, help="In the table, draw each image as the server gets it, with bars for the top classes."
@@ -141,7 +171,7 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
         raise Refused(f"no images in {', '.join(files)}; files ending in {', '.join(sorted(SUFFIXES))} are")
     width = max(len(_terminal.printable(name)) for name, _ in images)
     is_flawless = True
-    with connected(timeout_s=timeout_s, **where) as client:
+    with recognising(timeout_s=timeout_s, **where) as client:
         total_s = min(timeout_s * len(images), MAX_TIMEOUT_S)
         results = client.stream((image for _, image in images), timeout_s=total_s)
         for (name, image), result in zip(images, results, strict=True):
@@ -155,13 +185,12 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @server_options
-@option("--model", default="", help="Model; default: the server's.")
-@option("--model-version", "version", default="", help="Version of the model; default: the latest.")
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the position of each digit.")
 def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
     """Say which number each of FILES shows, of one or more digits: pictures, folders of them, or - for one on stdin."""
     is_flawless = True
-    with connected(**where) as client:
+    with recognising(**where) as client:
         for name, image in _images(files):
             try:
                 result: Number | InvalidImage = client.read(image)

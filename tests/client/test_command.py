@@ -10,12 +10,16 @@ import sys
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT, mnist_test_set, start_server
+from packages import write_package
 from PIL import Image
+from stub_server import Servicer, answer, serving
 
+from digits.v1 import classifier_pb2 as pb
 from digits_client import DigitClient, Model, _terminal
 from digits_client.__main__ import main
 from digits_client.testing import FakeTransport
@@ -70,8 +74,8 @@ def test_classify_prints_a_line_for_each_file(digits, files):
     result = digits("classify", *files)
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        f"{files[0]}  3  100.0%  digits-mlp/3",
-        f"{files[1]}  8  100.0%  digits-mlp/3",
+        f"{files[0]}  3  100.0%  digits-cnn/3",
+        f"{files[1]}  8  100.0%  digits-cnn/3",
     ]
 
 
@@ -115,6 +119,78 @@ def test_read_prints_a_number_for_each_file(digits, tmp_path):
     assert set(second) == {"file", "error"}
 
 
+@pytest.fixture(scope="module")
+def various(tmp_path_factory):
+    """A server of models that differ in accuracy and labels."""
+    root = tmp_path_factory.mktemp("models")
+
+    def write(version, accuracy, **options):
+        training = json.dumps({"recipe": "toy", "test_accuracy": accuracy})
+        write_package(root / version, metadata={"digits.training": training}, **options)
+
+    write("usual/1", 0.5)
+    write("usual/2", 0.5)
+    write("better/1", 0.9)
+    write("better/2", 1.0, gives_logits=True)  # is refused
+    write("worse-now/1", 0.95)
+    write("worse-now/2", 0.4)
+    write("letters/1", 0.99, labels=list("abcdefghij"))
+    server = start_server(root, tmp_path_factory.mktemp("server"), "--default-model=usual")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ([], "better/1"),
+        (["--model=usual"], "usual/2"),
+        (["--model=letters"], "letters/1"),
+        (["--model-version=1"], "usual/1"),
+        (["--model=worse-now", "--model-version=1"], "worse-now/1"),
+    ],
+)
+def test_the_most_accurate_model_is_asked(various, files, named, asked):
+    """Where none is named: of the latest that serve, with the default's labels. A version alone is the default's."""
+    result = CliRunner().invoke(main, ["classify", "--json", files[0], "--server", various.address, *named])
+    answer = json.loads(result.output)
+    assert f"{answer['model']}/{answer['version']}" == asked
+
+
+def listed(name, accuracy=0.0, state=pb.MODEL_STATE_SERVING, **more):
+    return pb.Model(name=name, version="1", state=state, labels="0123456789", test_accuracy=accuracy, **more)
+
+
+@pytest.mark.parametrize(
+    ("models", "named", "asked"),
+    [
+        ([listed("better", 0.9), listed("usual", 0.5, is_default=True)], [], ("better", "")),
+        ([listed("better", 0.9), listed("usual", 0.5, is_default=True)], ["--model=usual"], ("usual", "")),
+        ([listed("better", 0.9), listed("usual", 0.5, is_default=True)], ["--model-version=1"], ("", "1")),
+        ([listed("as-good", 0.9), listed("usual", 0.9, is_default=True)], [], ("usual", "")),
+        ([listed("unknown"), listed("usual", is_default=True)], [], ("usual", "")),
+        ([listed("other", 0.9), listed("usual", state=pb.MODEL_STATE_LOADING)], [], ("", "")),
+        ([], [], ("", "")),
+        (grpc.StatusCode.UNIMPLEMENTED, [], ("", "")),
+        (grpc.StatusCode.PERMISSION_DENIED, [], ("", "")),
+    ],
+)
+def test_the_default_is_asked_unless_one_is_known_to_be_better(files, models, named, asked):
+    """For numbers too. A tie, an unknown accuracy, no default to compare with and no list leave the default."""
+
+    class Listing(Servicer):
+        def ListModels(self, request, context):  # noqa: N802 - named by the .proto
+            if isinstance(models, grpc.StatusCode):
+                context.abort(models, "no")
+            return pb.ListModelsResponse(models=models)
+
+    requests = []
+    with serving(Listing(lambda request, _: requests.append(request) or answer(request))) as port:
+        result = CliRunner().invoke(main, ["read", files[0], "--server", f"127.0.0.1:{port}", *named])
+    assert result.exit_code == 0
+    assert [(request.model, request.version) for request in requests] == [asked]
+
+
 def test_models_and_health(digits):
     """The models are listed, one on a line of 100 characters at most, with state and accuracy; health says ready."""
     lines = digits("models").output.splitlines()
@@ -144,7 +220,7 @@ def test_models_of_any_kind_fit_a_line():
     assert _terminal.model_details(model).endswith("way")
 
 
-@pytest.mark.parametrize("command", [["classify", "FILE"], ["models"], ["health"]])
+@pytest.mark.parametrize("command", [["classify", "FILE"], ["read", "FILE"], ["models"], ["health"]])
 def test_unreachable_server_is_one_clear_line(files, command):
     """Exit status 1 and a line that names the address; no stack."""
     arguments = [files[0] if word == "FILE" else word for word in command]
@@ -176,7 +252,7 @@ def test_folders_and_stdin(digits, files, tmp_path, server):
     assert [line.split()[1] for line in result.output.splitlines()] == ["3", "8"]
     data = (tmp_path / "8.png").read_bytes()
     result = CliRunner().invoke(main, ["classify", "-", "--server", server.address], input=data)
-    assert result.output == "-  8  100.0%  digits-mlp/3\n"
+    assert result.output == "-  8  100.0%  digits-cnn/3\n"
 
 
 def test_a_folder_without_images_is_an_error(digits, tmp_path):
