@@ -33,7 +33,7 @@ def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, t
     )
     with grpc.insecure_channel(server.address) as channel:
         stub = pb_grpc.DigitClassifierStub(channel)
-        # grpcio closes a connection with its last call, and the client may drop what it has not read by then: keep it open.
+        # grpcio closes a connection with its last call: what its client has not read by then may be lost. Keep it open.
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         request = pb.ClassifyRequest(pixels=image_of(6).tobytes(), version="1")
