@@ -2,6 +2,7 @@
 
 import gzip
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -74,6 +75,17 @@ def test_a_dot_amid_nothing_is_not_thinned_away():
     ink = np.zeros((200, 200), np.uint8)
     ink[100, 100] = 255
     assert normalised(ink).max() == 255
+
+
+def test_a_hairline_between_strokes_belongs_to_them():
+    """The faint thin parts of a digit drawn with a broad pen are kept: it does not fall apart into its strong ones."""
+    grey = np.full((160, 120), 230, np.uint8)
+    cv2.ellipse(grey, (60, 80), (35, 55), 0, 0, 360, 150, 2, cv2.LINE_AA)
+    for left in (22, 92):
+        grey[50:110, left : left + 6] = 30
+    image = prepare(Image.fromarray(grey)).reshape(28, 28)
+    assert image[:9, 13:15].any()
+    assert image[19:, 13:15].any()
 
 
 async def test_boxes_are_where_the_digits_are():

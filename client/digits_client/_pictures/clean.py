@@ -18,6 +18,7 @@ Mask = npt.NDArray[np.uint8]
 COARSE = 160  # pixels of the longer side at which the paper is estimated
 STRONG = 0.45  # of the darkest: printed lines and shadows are fainter than ink
 OWN = 0.4  # of the darkest of a part's ink: what is fainter is not its own
+FAINT = 0.5  # of the level that ink is above: hairlines between strokes are fainter than these
 SAME = 0.2  # how far levels may be apart to find the same
 LINE = 0.02  # of the shorter side: the width of ruled lines
 FEW = 4 * (2**16 - 1024)  # pixels whose parts can be told apart in 16 bits, which takes a third of the time
@@ -78,28 +79,30 @@ class Found(NamedTuple):
     labels: npt.NDArray[np.integer]
     """(height, width), the part that a pixel belongs to."""
     level: float
-    """What is fainter is no ink."""
+    """What is nowhere darker is no ink."""
+    noise: float
+    """What is fainter may be the paper's noise."""
 
 
 def parts_of(ink: Ink) -> Found:
     """Return the parts that are above the noise, and not faint beside the darkest ink."""
     some = ink[::4, ::4]
     middle = float(np.median(some))
-    noise = 1.5 * float(np.median(np.abs(some - middle)))  # as a standard deviation
-    return _parts_above(ink, max(STRONG * float(cv2.blur(ink, (3, 3)).max()), middle + 4 * noise, 15.0))
+    deviation = 1.5 * float(np.median(np.abs(some - middle)))
+    noise = max(middle + 4 * deviation, 15.0)
+    return _parts_above(ink, max(STRONG * float(cv2.blur(ink, (3, 3)).max()), noise), noise)
 
 
 def refined(ink: Ink, found: Found, part: Part) -> Found:
     """Return what is found at the level that a part's own ink sets: faint lines and shadows that cling to it go."""
     level = OWN * float(np.percentile(ink[found.labels == part.label], 90))
-    again = found if abs(level / found.level - 1) <= SAME else _parts_above(ink, level)
+    again = found if abs(level / found.level - 1) <= SAME else _parts_above(ink, level, found.noise)
     return again if again.parts else found
 
 
-def _parts_above(ink: Ink, level: float) -> Found:
-    mask = _without_lines((ink > level).astype(np.uint8))
-    kind = cv2.CV_16U if mask.size < FEW else cv2.CV_32S
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=kind)
+def _parts_above(ink: Ink, level: float, noise: float) -> Found:
+    mask = _with_hairlines(ink, _without_lines((ink > level).astype(np.uint8)), max(FAINT * level, noise))
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=_labels_type(mask))
     inked = np.flatnonzero(mask.view(np.bool_))
     masses = np.bincount(labels.ravel()[inked], ink.ravel()[inked], count)
     height, width = ink.shape
@@ -109,7 +112,25 @@ def _parts_above(ink: Ink, level: float) -> Found:
         if label and w * h > 2
     ]
     parts.sort(key=lambda part: -part.mass)
-    return Found(_without_frames(parts[:MOST_PARTS]), np.asarray(labels), level)
+    return Found(_without_frames(parts[:MOST_PARTS]), np.asarray(labels), level, noise)
+
+
+def _with_hairlines(ink: Ink, mask: Mask, level: float) -> Mask:
+    """Return the mask with the fainter ink that hangs together with its own.
+
+    But for what runs off the picture: that is a printed line or the edge of a shadow.
+    """
+    faint = (ink > level).astype(np.uint8)
+    count, labels = cv2.connectedComponents(faint, connectivity=8, ltype=_labels_type(faint))
+    is_own = np.zeros(count, np.uint8)
+    is_own[labels[mask > 0]] = 1
+    for outside in (0, labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        is_own[outside] = 0
+    return np.asarray(mask | is_own[labels], np.uint8)
+
+
+def _labels_type(mask: Mask) -> int:
+    return cv2.CV_16U if mask.size < FEW else cv2.CV_32S
 
 
 def _without_lines(mask: Mask) -> Mask:
