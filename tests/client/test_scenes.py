@@ -88,6 +88,23 @@ def test_a_hairline_between_strokes_belongs_to_them():
     assert image[19:, 13:15].any()
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.97])
+@pytest.mark.parametrize("strength", [0.25, 0.35])
+def test_a_faint_line_across_a_digit_is_not_part_of_it(network, share, strength):
+    """Lines fainter than the ink do not become strokes, although they hang together with some."""
+    rng = np.random.default_rng(4)
+    chosen = rng.choice(len(IMAGES), 20, replace=False)
+    rows = []
+    for index in chosen:
+        canvas, (_, top, size) = scenes.page(IMAGES[index], rng, room=(0.3, 1.2))
+        width = canvas.shape[1]
+        left, y = int(width * (1 - share) / 2), top + int(size * rng.uniform(0.2, 0.8))
+        line = canvas[y : y + max(1, size // 50), left : left + int(width * share)]
+        np.maximum(line, strength, out=line)
+        rows.append(prepare(scenes.photo(canvas, rng)))
+    assert (network(np.concatenate(rows)).argmax(axis=1) == LABELS[chosen]).mean() >= 0.9
+
+
 async def test_boxes_are_where_the_digits_are():
     """Digits come line by line, from left to right, with their boxes; both clients agree, in one call."""
     number = FakeDigitClient(1).read(bars())
@@ -102,8 +119,23 @@ async def test_boxes_are_where_the_digits_are():
     await fake.close()
 
 
+def scribbles():
+    """Return a page of fifty zigzags, each of which may be cut in many places."""
+    pixels = np.full((1000, 1000), 255, np.uint8)
+    across = np.linspace(6, 194, 16, dtype=np.int32)
+    up = np.where(np.arange(16) % 2, 6, 94)
+    zigzags = [np.stack([left + across, top + up], 1) for top in range(0, 1000, 100) for left in range(0, 1000, 200)]
+    cv2.polylines(pixels, np.int32(zigzags), isClosed=False, color=0, thickness=3)
+    return Image.fromarray(pixels)
+
+
 @pytest.mark.parametrize(
-    ("image", "complaint"), [(Image.new("L", (50, 50), 255), "shows nothing to read"), (np.zeros((28, 28)), "an array")]
+    ("image", "complaint"),
+    [
+        (scribbles(), "more than 4000 shapes"),
+        (Image.new("L", (50, 50), 255), "shows nothing to read"),
+        (np.zeros((28, 28)), "an array"),
+    ],
 )
 def test_what_can_not_be_read_is_said(image, complaint):
     """Empty paper, and an array, which is one digit by definition, are refused in words."""

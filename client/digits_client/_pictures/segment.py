@@ -24,6 +24,7 @@ from digits_client._pictures.prepare import cut_out
 
 ENOUGH = 1024  # pixels of a picture's longer side: a digit of 1/40 of it is as large as MNIST's
 MOST_CUTS = 12  # of a block
+MOST = 4000  # segments of a picture: a page of a hundred digits; a server takes 4,096 images in a call
 LIGHTEST = 0.1  # of a block's ink: less beside a cut is no digit
 COARSE = 32  # pixels of a block's height at which cuts are sought
 REACH = 3  # of these pixels: how far a cut may stray from the vertical
@@ -98,7 +99,7 @@ def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
     """Return the segments of a picture of a number, in reading order.
 
     Raises:
-        InvalidImage: It can't be read as a picture, or shows nothing.
+        InvalidImage: It can't be read as a picture, or shows nothing, or too much.
     """
     ink = ink_of(decode(picture, ENOUGH))
     found = parts_of(ink)
@@ -107,6 +108,8 @@ def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
     segments: list[Segment] = []
     for block, parts in enumerate(_blocks(found.parts)):
         segments += _pieces(cut_out(ink, found.labels, parts), block, min(p.x for p in parts), min(p.y for p in parts))
+        if len(segments) > MOST:
+            raise InvalidImage(f"image: shows more than {MOST} shapes that may be digits; cut it to the numbers alone")
     if not segments:
         raise InvalidImage("image: shows nothing to read")
     return Lattice(segments)
