@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import click
 
 from digits_server import logs
-from digits_server.config import Config, Option, SettingRefused, available_cpus
+from digits_server.addresses import Address
+from digits_server.config import Config, SettingRefused, available_cpus
 from digits_server.rpc import fronts
 
 PREFIX = "DIGITS_SERVER"
@@ -44,13 +45,10 @@ class Command(click.Command):
 def options() -> Iterator[click.Option]:
     """Yield an option for each setting, which is an environment variable too and is named so in errors."""
     for setting in dataclasses.fields(Config):
-        option: Option = setting.metadata["option"]
         yield click.Option(
             [f"--{setting.name.replace('_', '-')}", setting.name],
-            type=option.type,
-            default=option.shown or setting.default,
+            **setting.metadata,
             is_flag=isinstance(setting.default, bool),
-            help=option.help,
             envvar=f"{PREFIX}_{setting.name.upper()}",
             show_envvar=True,
             show_default=True,
@@ -69,7 +67,8 @@ def serve(context: click.Context, /, **_: object) -> None:
     """
     config = Config(**context.params)
     if not config.workers:
-        config = dataclasses.replace(config, workers=max(1, available_cpus() // config.inference_threads))
+        fit = 1 if Address(config.host, 0).path else max(1, available_cpus() // config.inference_threads)
+        config = dataclasses.replace(config, workers=fit)
     logs.open_standard_files()
     logs.to_stderr(config.log_level)
     # grpc's core writes to standard error what it finds odd about clients, and not as JSON. They are told by statuses.

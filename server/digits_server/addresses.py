@@ -86,29 +86,42 @@ def reserved(address: Address, *, shared: bool) -> Iterator[Address]:
     Raises:
         SettingRefused: It can't be had; the reason is the operating system's.
     """
-    family, where = address.resolve()
     try:
         if address.path is not None:
             _remove_stale(Path(address.path))
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # Would someone who does not share get it? What is left of closed connections does not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _both_stacks(probe, address)
-            probe.bind(where if address.path is None else address.path)
-            port = address.port if address.path is not None else probe.getsockname()[1]
+        with _bound(address) as probe:  # would someone who does not share get it?
+            port = 0 if address.path is not None else probe.getsockname()[1]
         if address.path is not None:
             Path(address.path).unlink()
-        if not shared or address.path is not None:
-            yield address
-            return
-        with socket.socket(family, socket.SOCK_STREAM) as reserve:
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            _both_stacks(reserve, address)
-            reserve.bind((where[0], port, *where[2:]))
-            yield replace(address, port=port)
+        held = _bound(replace(address, port=port), is_shared=True) if shared and address.path is None else None
     except OSError as error:
         raise cannot_listen(address, error) from error
+    if held is None:
+        yield address
+    else:
+        with held:
+            yield replace(address, port=port)
+
+
+def _bound(address: Address, *, is_shared: bool = False) -> socket.socket:
+    """Return a socket that is bound to an address, where what is left of closed connections does not count.
+
+    Raises:
+        SettingRefused: The host means nothing here.
+        OSError: The address can't be had.
+    """
+    family, where = address.resolve()
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _both_stacks(bound, address)
+        bound.bind(where if address.path is None else address.path)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _both_stacks(listener: socket.socket, address: Address) -> None:

@@ -62,29 +62,14 @@ def _quota(cgroup: Path) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class Option:
-    """What the command line says of a setting beside its name and default.
-
-    Attributes:
-        help: What it is for.
-        type: What is allowed; None: whatever the default's type is.
-        shown: The default as the command line has it, where that differs.
-    """
-
-    help: str
-    type: click.ParamType[object] | None = None
-    shown: str | None = None
-
-
 def setting(
     default: T,
     help: str,  # noqa: A002 - click's names
     type: click.ParamType[object] | None = None,  # noqa: A002
     shown: str | None = None,
 ) -> T:
-    """Return a field with a default, and with an `Option` for the command line."""
-    return field(default=default, metadata={"option": Option(help, type, shown)})
+    """Return a field with a default, and with what the command line says of it; `shown` is its default there."""
+    return field(default=default, metadata={"help": help, "type": type, "default": shown or default})
 
 
 PORT = click.IntRange(0, 65535)
@@ -158,7 +143,7 @@ class Config:
         default=False,
         help="Shadow deployment: compare a new version with the serving one, on recent images, before it takes over.",
     )
-    grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0))
+    grace_s: float = setting(20.0, "Time to finish requests after SIGTERM.", click.FloatRange(0, 10**6))
     log_level: str = setting(
         "info",
         "Minimum level to log, as JSON lines on standard error.",

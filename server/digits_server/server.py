@@ -128,10 +128,8 @@ class Server:
                 raise
             log.warning("not ready", extra={"reason": str(error)})
 
-        for service in (classifier.DESCRIPTOR, open_inference.DESCRIPTOR):
-            self._rpcs.expect(service)
         server: Any = self._rpcs  # as far as generated functions know
-        classifier.add_to_server(classifier.DigitClassifier(self._registry), server)
+        classifier.add_to_server(classifier.DigitClassifier(self._registry, self._rpcs.refusal), server)
         inference = open_inference.InferenceService(self._registry, lambda: self.is_ready, self._totals)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -199,6 +199,13 @@ def test_health_of_server_service_and_models(channel):
     assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
+def test_health_has_no_list(channel):
+    """The newest method of the health service is not served, and that is all that is said of it."""
+    with pytest.raises(grpc.RpcError) as error:
+        health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=TIMEOUT_S)
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_reflection_lists_the_services(channel):
     """Tools such as grpcurl find the services and their messages without the .proto."""
     reflection = ProtoReflectionDescriptorDatabase(channel)

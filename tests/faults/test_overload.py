@@ -27,6 +27,10 @@ def test_queue_has_room_for_so_many_images(start):
         wait_until(lambda: server.metric("digits_queue_depth") == 50)
         with pytest.raises(grpc.RpcError) as refused:
             stub.Classify(pb.ClassifyRequest(pixels=PIXELS, version="1"), timeout=60)
+        (in_stream,) = stub.ClassifyStream(
+            iter([pb.ClassifyStreamRequest(request=pb.ClassifyRequest(pixels=PIXELS, version="1"))]), timeout=60
+        )
+        assert in_stream.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         assert [list(call.result().digits) for call in calls] == [[6] * 7] * 7 + [[6]]
     for error in (too_many.value, refused.value):
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -34,7 +38,7 @@ def test_queue_has_room_for_so_many_images(start):
         assert rpc_status.from_call(error).details[0].Unpack(retry)
         assert retry.retry_delay.ToNanoseconds() > 0
         assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
-    assert server.metric('digits_rejected_total{reason="queue_full"}') == 2
+    assert server.metric('digits_rejected_total{reason="queue_full"}') == 3
     assert server.stop() == 0
 
 

@@ -51,6 +51,14 @@ def test_host_without_meaning_is_refused():
         Address("no such host", 5).resolve()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_goes_wrong_while_an_address_is_held_is_not_its_fault(shared):
+    """Another OSError passes as it is."""
+    with pytest.raises(OSError, match="no space") as error, reserved(Address("127.0.0.1", 0), shared=shared):
+        raise OSError("no space")
+    assert not isinstance(error.value, SettingRefused)
+
+
 def test_shared_port_stays_the_same():
     """Of a free port, all who share it learn the number, and others can't have it."""
     with reserved(Address("127.0.0.1", 0), shared=True) as address, socket.socket() as other:

@@ -53,6 +53,12 @@ def test_refusal_gives_the_systems_reason(host, flag, reason):
             serve(host, port)
 
 
+def test_unix_socket_is_refused():
+    """Scrapers and probes ask by HTTP over the network."""
+    with pytest.raises(SettingRefused, match="--metrics-host: unix:/x is a Unix socket; allowed are addresses of the"):
+        serve("unix:/x", 0)
+
+
 def test_nobody_to_scrape_is_no_caller_who_has_left():
     """A page that can't be had is an error of its own kind: `ConnectionError`s are taken for callers who have left."""
     with serve("127.0.0.1") as admin:

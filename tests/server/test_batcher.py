@@ -224,6 +224,16 @@ async def test_deadline_does_not_allow_waiting():
     assert loop.now == 0
 
 
+async def test_who_has_no_time_to_wait_does_not_although_a_full_batch_left_it_over():
+    """The oldest fill a batch; the one behind them, whose deadline is near, runs in the next one, at once."""
+    loop, model = asyncio.get_running_loop(), Puppet()
+    batcher = make(model, max_batch_size=2, max_wait_s=5.0, cost=lambda _: 0.0)
+    requests = [batcher.submit(rows(0)), batcher.submit(rows(1)), batcher.submit(rows(2), deadline=1.0)]
+    assert [values(outcomes) for outcomes in await asyncio.gather(*requests)] == [[0], [1], [2]]
+    assert model.batches == [[0, 1], [2]]
+    assert loop.now == 0
+
+
 async def test_max_wait_gathers_until_time_is_up():
     """With max_wait, a first request waits that long for company, and no longer."""
     model, loop = Puppet(), asyncio.get_running_loop()

@@ -118,8 +118,3 @@ def test_request_cut_short_is_an_error_or_what_protobuf_makes_of_it(length):
                 codec.request(data)
         else:
             assert fields(codec.request(data)) == fields(expected)
-
-
-def test_message_of_a_stream_that_cannot_be_read_is_an_answer():
-    """It is handed on as the error that answers it: the stream goes on."""
-    assert isinstance(codec.stream_request(b"\xff"), InvalidArgument)

@@ -186,7 +186,10 @@ async def test_fault_of_a_handler_is_hidden(caplog):
     assert caplog.records[0].exc_info[1].args == ("secret",)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [(b"5S", 5), (b"250m", 0.25), (b"1H", 3600), (b"x", None), (b"", None)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(b"5S", 5), (b"250m", 0.25), (b"1H", 3600), (b"x", None), (b"", None), (b"9" * 400 + b"S", None)],
+)
 def test_timeouts(text, seconds):
     """`grpc-timeout` is read in all of its units; what is none counts as none."""
     assert calls._timeout_s(text) == seconds

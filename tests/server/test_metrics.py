@@ -200,7 +200,16 @@ def test_answers_are_counted_beside_the_training_images():
     assert sum(share for key, share in found.items() if key[2:3] == ("ink",) and "share" in key[0]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"digits.reference": '{"ink_histogram": {"edges": [0, 1]}}'}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"digits.reference": '{"ink_histogram": {"edges": [0, 1]}}'},
+        {"digits.reference": '{"ink_histogram": null, "class_shares": [1]}'},
+        {"digits.reference": '{"ink_histogram": {"edges": [0, 1], "shares": null}, "class_shares": [1]}'},
+        {"digits.reference": '{"ink_histogram": {"edges": [0, 1], "shares": [1]}, "class_shares": null}'},
+    ],
+)
 def test_packages_without_shares_have_no_reference(metadata):
     """A package that tells nothing of its training images, or only the range of ink, is counted without drift."""
     assert reference(metadata, "ab") == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,13 @@ from digits.v1 import classifier_pb2_grpc as pb_grpc
 from digits.v1 import columns_pb2 as columns
 from digits_server.api import codec, messages
 from digits_server.api.codec import ClassifyRequest
-from digits_server.errors import ServerError, public
+from digits_server.errors import ServerError
 from digits_server.inference.engine import Images, Predictions
 from digits_server.inference.request import Job
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.rpc import context as calls
 
-DESCRIPTOR = pb.DESCRIPTOR.services_by_name["DigitClassifier"]
-SERVICE = DESCRIPTOR.full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["DigitClassifier"].full_name
 STREAM_WINDOW = 128
 """Messages of one stream that may be in work at once."""
 STREAM_ROWS = 512
@@ -32,10 +31,16 @@ if TYPE_CHECKING:  # generic only in the stubs
 
 
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
-    """`digits.v1.DigitClassifier` on the models of a registry."""
+    """`digits.v1.DigitClassifier` on the models of a registry.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: The models.
+        refusal: Returns what a caller is told of an error with a request.
+    """
+
+    def __init__(self, registry: Registry, refusal: Callable[[Exception, object], ServerError]) -> None:
         self._registry = registry
+        self._refusal = refusal
 
     async def Classify(  # type: ignore[override] # the twin's messages, the same on the wire
         self, request: ClassifyRequest, context: Context
@@ -78,7 +83,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(read())
                 while admitted := await window.get():
-                    await context.write(await _stream_response(admitted))
+                    await context.write(await self._stream_response(admitted))
                     rows -= _rows(admitted)
                     has_room.set()
         finally:
@@ -103,7 +108,18 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
         try:
             return self._admit(message, deadline)
         except Exception as error:  # noqa: BLE001
-            return public(error, message)
+            return self._refusal(error, message)
+
+    async def _stream_response(self, admitted: _Admitted | ServerError) -> columns.ClassifyStreamResponse:
+        if isinstance(admitted, _Admitted):
+            try:
+                response = messages.response(admitted.request, admitted.model, await admitted.outcome())
+                return columns.ClassifyStreamResponse(response=response)
+            except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
+                admitted = self._refusal(error, admitted.request)
+        return columns.ClassifyStreamResponse(
+            error=columns.StreamError(code=admitted.code.value[0], message=admitted.message)
+        )
 
 
 def add_to_server(servicer: DigitClassifier, server: Any) -> None:
@@ -149,16 +165,3 @@ def _rows(admitted: _Admitted | ServerError) -> int:
 def _leave(admitted: _Admitted | ServerError | None) -> None:
     if isinstance(admitted, _Admitted):
         admitted.leave()
-
-
-async def _stream_response(admitted: _Admitted | ServerError) -> columns.ClassifyStreamResponse:
-    try:
-        if isinstance(admitted, ServerError):
-            raise admitted
-        response = messages.response(admitted.request, admitted.model, await admitted.outcome())
-        return columns.ClassifyStreamResponse(response=response)
-    except Exception as error:  # noqa: BLE001 - as in `_try_to_admit`
-        fault = public(error)
-        return columns.ClassifyStreamResponse(
-            error=columns.StreamError(code=fault.code.value[0], message=fault.message)
-        )

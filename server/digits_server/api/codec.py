@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import columns_pb2 as columns
@@ -31,15 +31,14 @@ def request(data: bytes) -> ClassifyRequest:
     return found if _is_whole(found, found, data) else pb.ClassifyRequest.FromString(data)
 
 
-def stream_request(data: bytes) -> ClassifyRequest | InvalidArgument:
-    """Return the `ClassifyRequest` in the bytes of a `ClassifyStreamRequest`, or what answers bytes that are none."""
-    try:
-        found = columns.ClassifyStreamRequest.FromString(data)
-        if _is_whole(found.request, found, data):
-            return found.request
-        return pb.ClassifyStreamRequest.FromString(data).request
-    except DecodeError:
-        return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
+def stream_request(data: bytes) -> ClassifyRequest:
+    """Return the `ClassifyRequest` in the bytes of a `ClassifyStreamRequest`.
+
+    Raises:
+        DecodeError: They are no such message.
+    """
+    found = columns.ClassifyStreamRequest.FromString(data)
+    return found.request if _is_whole(found.request, found, data) else pb.ClassifyStreamRequest.FromString(data).request
 
 
 def _is_whole(request: columns.ClassifyRequest, message: Message, data: bytes) -> bool:

@@ -17,8 +17,7 @@ from digits_server.rpc import context as calls
 from open_inference.v2 import inference_pb2 as pb
 from open_inference.v2 import inference_pb2_grpc as pb_grpc
 
-DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-SERVICE = DESCRIPTOR.full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 
 class InferenceService(pb_grpc.GRPCInferenceServiceServicer):

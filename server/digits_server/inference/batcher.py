@@ -198,11 +198,11 @@ class Batcher(Generic[RowsT, AnswersT]):
 
     def _form(self, release: str) -> None:
         """Take the oldest rows that fit in one batch, and run them."""
-        self._is_due = self._is_urgent = False
+        self._is_due = False
         start = self._clock()
         batch = self._waiting.take(self.max_batch_size, start)
+        self._is_urgent = self._is_urgent and bool(self._waiting.jobs)  # of those who stay, one may be in a hurry
         if not batch:
-            self._wake()
             return
         if self._waiting.jobs or sum([item.size for item in batch]) == self.max_batch_size:
             release = "full"

@@ -55,7 +55,7 @@ class Metrics(Collector):
         )
         self._secrets = Counter(
             "digits_secret_loads",
-            "Reloads of certificates and tokens, by result.",
+            "Certificates and tokens read, at the start and when their files have changed, by result.",
             ["secret", "result"],
             registry=registry,
         )
@@ -115,7 +115,7 @@ class Metrics(Collector):
         return self._registry.collect()
 
     def rpc(self, kind: str, service: str, method: str) -> RpcCounter:
-        """Return what counts and times the RPCs of one method."""
+        """Return what counts and times the RPCs of one method; it counts from 0 on, as Prometheus needs."""
         handling, ok = self._handling.labels(kind, service, method), grpc.StatusCode.OK
         handled = self._handled.labels(kind, service, method, ok.name)
 
@@ -204,12 +204,13 @@ def reference(metadata: Mapping[str, str], labels: Iterable[str]) -> dict[tuple[
         labels: Names of the classes.
     """
     found = json.loads(metadata.get("digits.reference", "{}"))
-    if "class_shares" not in found or "shares" not in found.get("ink_histogram", {}):
+    histogram, classes = found.get("ink_histogram") or {}, found.get("class_shares")
+    shares = histogram.get("shares")
+    if classes is None or shares is None:
         return {}
-    edges, shares = found["ink_histogram"]["edges"], found["ink_histogram"]["shares"]
-    below = [0.0, *np.interp(INKS, edges, np.cumsum([0.0, *shares])).tolist(), 1.0]
+    below = [0.0, *np.interp(INKS, histogram["edges"], np.cumsum([0.0, *shares])).tolist(), 1.0]
     ink = [high - low for low, high in pairwise(below)]
     return {
         **{("ink", bucket): share for bucket, share in zip(bucket_names(INKS), ink, strict=True)},
-        **{("class", label): share for label, share in zip(labels, found["class_shares"], strict=True)},
+        **{("class", label): share for label, share in zip(labels, classes, strict=True)},
     }

@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from digits_server.addresses import Address, cannot_listen
-from digits_server.config import Config
+from digits_server.config import Config, SettingRefused
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class AdminServer:
         is_ready: Callable[[], bool],
     ) -> None:
         address = Address(config.metrics_host, config.metrics_port, "metrics-")
+        if address.path is not None:
+            raise SettingRefused("--metrics-host", f"{address} is a Unix socket; allowed are addresses of the network")
         family, (host, *_) = address.resolve()
         try:
             self._server = _Server(family, (str(host), address.port))

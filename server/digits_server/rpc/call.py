@@ -227,10 +227,6 @@ class Call:
         host, port = self._scope["client"] or ("", 0)
         return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}" if host else "unix:"
 
-    def code(self) -> grpc.StatusCode:
-        """Return the status that was set."""
-        return self._code
-
     def set_code(self, code: grpc.StatusCode) -> None:
         """Have the call end with this status."""
         self._code = code
@@ -260,7 +256,7 @@ class _Requests(AsyncIterator[Any]):
 def _timeout_s(text: bytes) -> float | None:
     """Return the seconds that `grpc-timeout` names; None: it names none."""
     number, unit = text[:-1], text[-1:].decode("latin-1")
-    return int(number) * UNITS_S[unit] if number.isdigit() and unit in UNITS_S else None
+    return int(number) * UNITS_S[unit] if number.isdigit() and len(number) <= 8 and unit in UNITS_S else None
 
 
 def _metadatum(key: bytes, value: bytes) -> tuple[str, str | bytes]:

@@ -204,9 +204,6 @@ class Envoy:
         with contextlib.suppress(TimeoutError):  # what is left then are endless streams (health watches)
             async with asyncio.timeout(FLUSH_S):
                 await self._until(b"rq_active: 0", "/stats?filter=^http.grpc.downstream_rq_active$")
-        if path := Address(self._config.host, 0).path:
-            with contextlib.suppress(FileNotFoundError):
-                Path(path).unlink()  # noqa: ASYNC240 - at the end of all
         return is_finished
 
     def _hand_over(self, certificate: Certificate) -> None:

@@ -18,8 +18,6 @@ from digits_server.rpc.auth import Metadata
 from digits_server.rpc.status import explain, named
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import ServiceDescriptor
-
     from digits_server.rpc.tracing import Tracing
 
     # generic only in the stubs
@@ -30,7 +28,7 @@ OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.")
 """Packages for everybody, at any time: neither counted nor waited for, for a watch never ends."""
 
 
-class Interceptor(grpc.GenericRpcHandler):
+class Interceptor:
     """Holds the handlers of all services, each wrapped once; a front looks a call's handler up by its path.
 
     To the generated `add_…_to_server` functions it is as much of a `grpc.aio.Server` as they need.
@@ -60,11 +58,6 @@ class Interceptor(grpc.GenericRpcHandler):
         self.is_draining = False
         """Whether to refuse what comes."""
 
-    def expect(self, service: ServiceDescriptor) -> None:
-        """Show the counts of a service's methods from zero on: Prometheus sees no first step otherwise."""
-        for method in service.methods:
-            self._metrics.rpc(_kind(method.client_streaming, method.server_streaming), service.full_name, method.name)
-
     async def finished(self) -> None:
         """Return as soon as no RPC is in flight."""
         while self.in_flight:
@@ -80,21 +73,16 @@ class Interceptor(grpc.GenericRpcHandler):
             path = f"/{service}/{method}"
             self._handlers[path] = self._wrap(handler, path)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """Return the handler of a method, as grpcio asks for it; None: there is no such method."""
-        return self.handler(handler_call_details.method)
-
     def handler(self, path: str) -> Handler | None:
         """Return the handler of a method; None: there is no such method."""
         return self._handlers.get(path)
 
     def _wrap(self, handler: Handler, path: str) -> Handler:
-        wrap = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
+        kind, wrap = {
+            (False, False): ("unary", grpc.unary_unary_rpc_method_handler),
+            (False, True): ("server_stream", grpc.unary_stream_rpc_method_handler),
+            (True, True): ("bidi_stream", grpc.stream_stream_rpc_method_handler),
         }[handler.request_streaming, handler.response_streaming]
-        kind = _kind(handler.request_streaming, handler.response_streaming)
         answer = _answering(handler.unary_unary or handler.unary_stream or handler.stream_stream)
         call = self._plain(answer) if path[1:].startswith(OPEN_SERVICES) else self._counted(answer, path, kind)
         deserialize = handler.request_deserializer and _tolerant(handler.request_deserializer)
@@ -108,6 +96,8 @@ class Interceptor(grpc.GenericRpcHandler):
                 return await answer(_checked(request), context)
             except InvalidArgument as error:
                 await context.abort(error.code, error.message)
+            except NotImplementedError:  # grpc_health adds `List` and does not serve it
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
         return call
 
@@ -125,11 +115,8 @@ class Interceptor(grpc.GenericRpcHandler):
                 self._check(guard, request, context)
                 response = await answer(request, context)
                 code = grpc.StatusCode.OK
-            except grpc.aio.AbortError:
-                code = context.code()
-                raise
             except Exception as error:  # noqa: BLE001 - the border: nothing leaves unmapped
-                refusal = self._refusal(error, request)
+                refusal = self.refusal(error, request)
                 code = refusal.code
             finally:  # before the caller can know
                 elapsed_s = time.monotonic() - start
@@ -149,16 +136,16 @@ class Interceptor(grpc.GenericRpcHandler):
             guard(context.invocation_metadata() or ())
         if self.is_draining:
             raise Draining("the server is shutting down")
-        if isinstance(request, _Malformed):
-            raise request.error
+        if isinstance(request, InvalidArgument):
+            raise request
 
     def _left(self) -> None:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
 
-    def _refusal(self, error: Exception, request: Any) -> ServerError:
-        """Return what a caller is told of an error.
+    def refusal(self, error: Exception, request: object) -> ServerError:
+        """Return what a caller is told of an error, and count it if the request was refused on arrival.
 
         Raises:
             CancelledError: Nobody is there to be told.
@@ -171,28 +158,14 @@ class Interceptor(grpc.GenericRpcHandler):
         return refusal
 
 
-def _kind(takes_stream: bool, gives_stream: bool) -> str:
-    """Return the label `grpc_type` of a method."""
-    return {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}[
-        takes_stream, gives_stream
-    ]
-
-
-class _Malformed:
-    """Stands for a message that could not be read; raising there would end as UNKNOWN."""
-
-    def __init__(self, size: int) -> None:
-        self.error = InvalidArgument("message", f"its {size} bytes are not a message of the expected type")
-
-
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return a deserializer that hands on what it can't read."""
+    """Return a deserializer that hands on the error for what it can't read: raised there, it would be UNKNOWN."""
 
     def deserialize_or_explain(data: bytes) -> Any:
         try:
             return deserialize(data)
         except DecodeError:
-            return _Malformed(len(data))
+            return InvalidArgument("message", f"its {len(data)} bytes are not a message of the expected type")
 
     return deserialize_or_explain
 
@@ -215,8 +188,8 @@ def _checked(request: Any) -> Any:
     Raises:
         InvalidArgument: It can't be read.
     """
-    if isinstance(request, _Malformed):
-        raise request.error
+    if isinstance(request, InvalidArgument):
+        raise request
     return _each_checked(request) if isinstance(request, AsyncIterator) else request
 
 

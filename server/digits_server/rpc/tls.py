@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def read(paths: Sequence[Path], contents: Sequence[bytes]) -> Certificate:
     """
     expires = expiry(*paths[:2])
     for authorities in paths[2:]:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(authorities)
+        with _named(authorities):
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(authorities)
     chain, key, *rest = contents
     return Certificate(chain, key, rest[0] if rest else None, expires)
 
@@ -52,7 +53,8 @@ def expiry(certificate: Path, key: Path) -> float:
         OSError: A file can't be read, they don't belong together, or are not for a server.
     """
     answering = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    answering.load_cert_chain(certificate, key, password="")  # without one OpenSSL asks on the terminal
+    with _named(certificate, key):
+        answering.load_cert_chain(certificate, key, password="")  # without one OpenSSL asks on the terminal
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname = False
     asking.load_verify_locations(certificate)  # trust just this one, whoever signed it
@@ -64,3 +66,12 @@ def expiry(certificate: Path, key: Path) -> float:
         with contextlib.suppress(ssl.SSLWantReadError):
             side.do_handshake()
     return ssl.cert_time_to_seconds(str((client.getpeercert() or {})["notAfter"]))
+
+
+@contextlib.contextmanager
+def _named(*paths: Path) -> Iterator[None]:
+    """Have OpenSSL's errors name the files that it finds fault with."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise OSError(f"{' and '.join(map(str, paths))}: {error}") from error

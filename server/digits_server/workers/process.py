@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import logging
 import os
 import socket
@@ -108,7 +109,11 @@ class Worker:
         self._process, self._connection = start()
         self.pid = self._process.pid
         self.send(config)
-        threading.Thread(target=self._read, name=f"worker-{index}", daemon=True).start()
+        try:
+            threading.Thread(target=self._read, name=f"worker-{index}", daemon=True).start()
+        except RuntimeError as error:  # no thread is to be had
+            self.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     @property
     def serves(self) -> bool:

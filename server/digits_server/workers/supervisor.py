@@ -12,6 +12,7 @@ import queue
 import signal
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from digits_server.addresses import Address, reserved
 from digits_server.config import Config, SettingRefused
@@ -130,6 +131,8 @@ class Supervisor:
             finally:
                 for worker in self._workers:
                     worker.kill()
+                if address.path is not None:
+                    Path(address.path).unlink(missing_ok=True)
 
     def _is_alive(self) -> bool:
         workers = self._workers.copy()
