@@ -1,5 +1,6 @@
 """The JSON API, asked over HTTP of a real gateway in front of a real server."""
 
+import asyncio
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from digits_client import DigitClient, Prediction, Quality, Timing
 from digits_web.app import HEADERS, Config, create_app
+from digits_web.models import Models
 
 SAMPLES = ROOT / "docs/samples"
 
@@ -247,6 +249,19 @@ def ask(monkeypatch):
 async def test_unready_server_and_own_faults_are_told_apart(ask, outcome, status, words):
     """A server that is up and not ready is 503; a fault of the gateway's own is 500 and keeps its details to itself."""
     assert problem(await ask(Client(health=outcome), "GET", "/api/health"), status) == words
+
+
+async def test_first_requests_for_a_model_share_a_client():
+    """Two that ask for a model at once, before it has a client, get one and the same, which is closed at the end."""
+
+    class Listing(Client):
+        async def models(self):
+            await asyncio.sleep(0)
+            return [SimpleNamespace(name="mine")]
+
+    models = Models(lambda _: Listing())
+    one, other = await asyncio.gather(models.client("mine"), models.client("mine"))
+    assert one is other
 
 
 async def test_answers_bear_the_models_own_labels(ask):

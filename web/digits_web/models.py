@@ -34,7 +34,7 @@ class Models:
             names = {model.name for model in await self.known()}
             if name not in names:  # no connections for whatever somebody writes
                 raise Problem(404, f"model: {name[:100]!r}; allowed are {', '.join(sorted(names))}")
-            self._clients[name] = self._connect(name)
+            self._clients.setdefault(name, self._connect(name))  # unless somebody else's came in meanwhile
         return self._clients[name]
 
     async def aclose(self) -> None:
