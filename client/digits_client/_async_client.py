@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import Self
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from digits_client._reading import Number, Reading
 from digits_client._requests import ImageLike
 from digits_client._results import Model, Prediction, Predictions
 from digits_client._transport import AsyncGrpcTransport, AsyncTransport
+
+ReadT = TypeVar("ReadT")
 
 
 class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
@@ -37,8 +39,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
     async def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows: see `DigitClient.classify`. Pictures are read in another thread."""
         deadline = asyncio.get_running_loop().time() + self._timeout(timeout_s)
-        row = _requests.prepare(image) if _arrays.is_array(image) else await asyncio.to_thread(_requests.prepare, image)
-        data, is_float = _requests.encoded(row)
+        data, is_float = _requests.encoded(await _in_thread(_requests.prepare, image))
         self._usable()
         return await self._coalescer.classify(bytes(data), deadline, is_float=is_float)
 
@@ -78,19 +79,18 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
     async def stream(
         self, images: Iterable[ImageLike] | AsyncIterable[ImageLike], *, timeout_s: float | None = None
     ) -> AsyncIterator[Prediction | DigitsError]:
-        """Yield what each image shows, in order: see `DigitClient.stream`. `images` may be asynchronous."""
+        """Yield what each image shows, in order: see `DigitClient.stream`.
+
+        `images` may be asynchronous; it is iterated on the event loop, pictures are read in another thread.
+        """
         stream = _requests.Stream(self._options)
         failures: list[BaseException] = []
-        given = images if isinstance(images, AsyncIterable) else _requests.each(images)
+        given = images if isinstance(images, AsyncIterable) else _asynchronous(_requests.each(images))
 
         async def requests() -> AsyncIterator[bytes]:
             try:
-                if isinstance(given, AsyncIterable):
-                    async for image in given:
-                        yield stream.request(image)
-                else:
-                    for image in given:
-                        yield stream.request(image)
+                async for image in given:
+                    yield await _in_thread(stream.request, image)
             except Exception as error:  # noqa: BLE001 - gRPC would swallow it; it belongs to the stream's caller
                 failures.append(error)
 
@@ -163,3 +163,13 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
                 listed = []
             known = self._labels.learn(answer, listed)
         return known
+
+
+async def _in_thread(read: Callable[[ImageLike], ReadT], image: ImageLike) -> ReadT:
+    """Read an image: an array at once, a picture in another thread, as decoding it takes a while."""
+    return read(image) if _arrays.is_array(image) else await asyncio.to_thread(read, image)
+
+
+async def _asynchronous(images: Iterable[ImageLike]) -> AsyncIterator[ImageLike]:
+    for image in images:
+        yield image

@@ -10,7 +10,16 @@ from conftest import ROOT
 from packages import image_of
 from stub_server import Servicer, serving, until
 
-from digits_client import AsyncDigitClient, Cancelled, ClientClosed, DigitClient, InvalidImage, NotFound, Prediction
+from digits_client import (
+    AsyncDigitClient,
+    Cancelled,
+    ClientClosed,
+    DigitClient,
+    InvalidImage,
+    NotFound,
+    Prediction,
+    _requests,
+)
 from digits_client._requests import IMAGES_PER_CALL
 
 
@@ -75,6 +84,22 @@ async def images_from_somewhere():
 async def test_stream(client, images):
     """Any iterator goes in, predictions come out in order."""
     assert [result.digit async for result in client.stream(images())] == list(range(10))
+
+
+async def test_pictures_are_read_in_another_thread(client, monkeypatch):
+    """Decoding a picture does not hold up the event loop, whichever call it is for; an array is read where it is."""
+    prepare, threads = _requests.prepare, []
+
+    def noted(image):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return prepare(image)
+
+    monkeypatch.setattr(_requests, "prepare", noted)
+    photo = ROOT / "docs/samples/photo-of-4.jpg"
+    await client.classify(photo)
+    await client.classify_many([photo])
+    assert [type(result) async for result in client.stream([photo, image_of(3)])] == [Prediction, Prediction]
+    assert threads == [False, False, False, True]
 
 
 async def test_stream_answers_before_the_images_end(client):
