@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,20 +114,40 @@ class Model:
     """Name of the images that `test_accuracy` was measured on, as its package states; empty where that is unknown."""
 
 
+RELIST_S = 1.0
+"""After which a version that the list does not name is looked for again: not at each answer."""
+
+
 class Labels:
     """What the classes of each version are called, learned from lists of models."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._unlisted: dict[tuple[str, str], float] = {}  # when they were last looked for
 
     def get(self, answer: Columns) -> tuple[str, ...] | None:
         """Return the labels of the version that answered; None if they have yet to be learned."""
-        return self._known.get((answer.model, answer.version))
+        key = (answer.model, answer.version)
+        known = self._known.get(key)
+        if known is None and key in self._unlisted and time.monotonic() < self._unlisted[key] + RELIST_S:
+            return ()
+        return known
 
-    def learn(self, answer: Columns, models: Iterable[Model]) -> tuple[str, ...]:
-        """Return the labels of the version that answered, none if no list names them, and remember all."""
-        self._known |= {(model.name, model.version): model.labels for model in models if model.labels}
-        return self._known.setdefault((answer.model, answer.version), ())
+    def learn(self, answer: Columns, models: Sequence[Model]) -> tuple[str, ...]:
+        """Return the labels of the version that answered, none if the list does not name them, and remember all.
+
+        While servers are exchanged, the list may be of one that does not know the version yet: then that is not final.
+        It is where there is no list, or a version that serves has no labels in it.
+        """
+        key = (answer.model, answer.version)
+        for model in models:
+            if model.labels or model.is_serving:
+                self._known[model.name, model.version] = model.labels
+        if not models:
+            self._known[key] = ()
+        if key not in self._known:
+            self._unlisted[key] = time.monotonic()
+        return self._known.get(key, ())
 
 
 def _label(classes: tuple[str, ...], digit: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 from stub_server import Servicer, answer, serving
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client import AsyncDigitClient, DigitClient, ServerUnavailable
+from digits_client import AsyncDigitClient, DigitClient, ServerUnavailable, _results
 from digits_client.testing import FakeTransport
 
 IMAGE = np.zeros(784, np.uint8)
@@ -58,6 +58,28 @@ async def test_labels_of_asyncio(listing):
     async with AsyncDigitClient(listing.address, timeout_s=20) as client:
         assert (await client.classify(image(3))).label == "D"
         assert (await client.classify_many([image(4)])).labels == ["E"]
+        assert listing.asked == 1
+
+
+def test_a_version_that_the_list_does_not_name_yet_is_looked_for_again(listing, monkeypatch):
+    """While servers are exchanged, another one than answers may give the list; it is asked for once a second."""
+    listing.classify = lambda request, _: answer(request, version="2")
+    monkeypatch.setattr(_results, "RELIST_S", 60)
+    with DigitClient(listing.address, timeout_s=20) as client:
+        assert [client.classify(image(3)).label for _ in range(3)] == ["3"] * 3
+        assert listing.asked == 1
+        listing.version = "2"
+        monkeypatch.setattr(_results, "RELIST_S", 0)
+        assert [client.classify(image(3)).label for _ in range(3)] == ["D"] * 3
+        assert listing.asked == 2
+
+
+def test_a_version_without_labels_is_not_looked_for_again(listing, monkeypatch):
+    """A list that says that a version serves, and names no labels, is final."""
+    monkeypatch.setattr(_results, "RELIST_S", 0)
+    listing.labels = ""
+    with DigitClient(listing.address, timeout_s=20) as client:
+        assert [client.classify(image(3)).label for _ in range(3)] == ["3"] * 3
         assert listing.asked == 1
 
 
