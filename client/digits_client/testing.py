@@ -20,7 +20,7 @@ from digits_client._async_client import AsyncDigitClient
 from digits_client._client import DigitClient
 from digits_client._errors import CallError, InvalidRequest
 
-Answer = int | Sequence[float] | npt.NDArray[np.floating[Any]]
+Answer = int | np.integer[Any] | Sequence[float] | npt.NDArray[np.floating[Any]]
 """A class, recognised with certainty; or the probabilities of all classes."""
 Answerer = Callable[[npt.NDArray[np.generic]], Answer]
 """Gets the (28, 28) image, uint8 or float32, as the server would; may raise any `CallError` instead of answering."""
@@ -38,6 +38,7 @@ class FakeTransport:
     def __init__(self, answer: Answer | Answerer, labels: Sequence[str] = DIGITS) -> None:
         self._answer: Answerer = answer if callable(answer) else lambda _: answer
         self._labels = list(labels)
+        self._versions = [("fake", "1")]
         self.images: list[npt.NDArray[np.generic]] = []
         """The (28, 28) images that were sent, oldest first."""
 
@@ -48,9 +49,9 @@ class FakeTransport:
             return health_pb2.HealthCheckResponse(status=status).SerializeToString()
         message = pb.ClassifyRequest.FromString(request)
         if method == _channel.LIST_MODELS:
-            model = pb.Model(name="fake", version="1", is_default=True, state=pb.MODEL_STATE_SERVING)
-            model.labels.extend(self._labels)
-            return pb.ListModelsResponse(models=[model]).SerializeToString()
+            fake, *asked = self._versions
+            models = [self._model(*fake, is_default=True), *(self._model(*each) for each in asked)]
+            return pb.ListModelsResponse(models=models).SerializeToString()
         return self._classify(message).SerializeToString()
 
     def begin(self, method: str, request: bytes, timeout_s: float) -> Future[bytes]:
@@ -78,20 +79,27 @@ class FakeTransport:
     async def close_async(self) -> None:
         """Do nothing."""
 
+    def _model(self, name: str, version: str, *, is_default: bool = False) -> pb.Model:
+        state = pb.MODEL_STATE_SERVING
+        return pb.Model(name=name, version=version, is_default=is_default, state=state, labels=self._labels)
+
     def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
         pixels = np.frombuffer(request.pixels, np.uint8) if request.pixels else np.array(request.vectors, np.float32)
         if not len(pixels):
             raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "pixels: no images")
         images: list[npt.NDArray[np.generic]] = list(pixels.reshape(-1, 28, 28))
         self.images += images
+        model, version = request.model or "fake", request.version or "1"
+        if (model, version) not in self._versions:
+            self._versions.append((model, version))
         probabilities = np.stack([self._probabilities(self._answer(image)) for image in images])
         return pb.ClassifyResponse(
             digits=probabilities.argmax(axis=1).tolist(),
             confidences=probabilities.max(axis=1).tolist(),
             probabilities=probabilities.ravel().tolist(),
             quality_flags=[0] * len(images),
-            model=request.model or "fake",
-            version=request.version or "1",
+            model=model,
+            version=version,
             timing=pb.Timing(batch_size=len(images)),
         )
 
@@ -104,7 +112,7 @@ class FakeTransport:
         return pb.ClassifyStreamResponse(response=answer).SerializeToString()
 
     def _probabilities(self, answer: Answer) -> npt.NDArray[np.float32]:
-        if isinstance(answer, int):
+        if isinstance(answer, int | np.integer):
             answer = np.eye(len(self._labels))[answer]
         return np.array(answer, np.float32)
 

@@ -69,6 +69,20 @@ def test_fake_answers_probabilities():
     assert client.images[0].dtype == np.float32
 
 
+def test_fake_answers_what_argmax_returns():
+    """A class may be one of numpy's integers."""
+    client = testing.FakeDigitClient(lambda image: np.argmax(image))
+    assert client.classify(image(4).T).digit == 0
+
+
+@pytest.mark.parametrize("named", [{"model": "mine"}, {"version": "3"}, {"model": "mine", "version": "3"}])
+def test_fake_labels_whatever_model_is_asked(named):
+    """Its classes keep their names when a model or a version is named."""
+    client = DigitClient(transport=testing.FakeTransport(2, labels="abc"), **named)
+    assert client.classify(IMAGE).label == "c"
+    assert [it.is_default for it in client.models()] == [True, False]
+
+
 async def test_async_fake():
     """The asyncio fake does the same; concurrent calls are merged as by the real one."""
     async with testing.FakeAsyncDigitClient(by_first_pixel) as client:
