@@ -116,11 +116,8 @@ class Config:
         click.FloatRange(0, 10_000),
     )
     max_queue: int = setting(4096, "Maximum number of images waiting for one model, and in one request.", COUNT)
-    max_message_bytes: int = setting(4 * 1024**2, "Largest request or answer.", click.IntRange(1024, 2**31 - 1))
-    max_connection_age_s: float | None = setting(
-        None,
-        "How long a connection lasts before its client must reconnect.  [default: 300]",
-        click.FloatRange(1, 10**6),
+    max_connection_age_s: float = setting(
+        300.0, "How long a connection lasts before its client must reconnect.", click.FloatRange(1, 10**6)
     )
     channelz: bool = setting(
         default=False, help="Serve grpc.channelz.v1, which lists the connections and their traffic."

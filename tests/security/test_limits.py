@@ -78,9 +78,9 @@ def test_refused_requests_leave_no_memory(toy_models, tmp_path, transport):
 
 
 def test_message_that_is_only_announced(limited, transport):
-    """A message that says to be longer than --max-message-bytes ends its call, and only that."""
-    with Connection(limited(f"--transport={transport}", "--max-message-bytes=100000")) as connection:
-        assert connection.call(framed(b"x" * 200_000)) == EXHAUSTED
+    """A message that says to be longer than 4 MiB ends its call, and only that."""
+    with Connection(limited(f"--transport={transport}")) as connection:
+        assert connection.call(framed(b"x" * (4 * 2**20 + 1))) == EXHAUSTED
         stream = connection.open()
         connection.write(stream, framed(b"x", length=2**32 - 1), end=False)
         assert connection.outcome(stream) == EXHAUSTED

@@ -7,7 +7,7 @@ import pytest
 
 from digits_server.rpc import call as calls
 from digits_server.rpc.envoy import Server
-from digits_server.rpc.frames import Frames, Refused, frame
+from digits_server.rpc.frames import MAX_MESSAGE_BYTES, PREFIX, Frames, Refused, frame
 
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 
@@ -42,8 +42,8 @@ class Exchange:
         self.messages += event.get("body", b"")
         self.trailers |= {name.decode(): value.decode() for name, value in event.get("headers", ())}
 
-    async def run(self, handler, **limits):
-        server = Server(Untouched({"/s/m": handler}), limits.get("max_message_bytes", 1000))
+    async def run(self, handler):
+        server = Server(Untouched({"/s/m": handler}))
         server.start()
         await server(self.scope, self.receive, self.send)
         return int(self.trailers.get("grpc-status", -1))
@@ -197,7 +197,7 @@ def test_timeouts(text, seconds):
 
 def test_frames_hold_no_more_than_is_allowed():
     """A message is refused as soon as its prefix is there."""
-    frames = Frames(10)
-    frames.feed(frame(b"x" * 11)[:5])
+    frames = Frames()
+    frames.feed(PREFIX.pack(0, MAX_MESSAGE_BYTES + 1))
     with pytest.raises(Refused):
         frames.next()

@@ -16,7 +16,7 @@ from digits_server.api import codec, messages
 from digits_server.api.codec import ClassifyRequest
 from digits_server.errors import ServerError
 from digits_server.inference.engine import Images, Predictions
-from digits_server.inference.request import Job
+from digits_server.inference.request import Job, Outcome
 from digits_server.models.registry import Registry, ServedModel
 from digits_server.rpc import context as calls
 
@@ -26,8 +26,8 @@ STREAM_WINDOW = 128
 STREAM_ROWS = 512
 """Images of one stream in work from which on no more are read: a stream waits for its own and fills no queue."""
 
-if TYPE_CHECKING:  # generic only in the stubs
-    Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:
+    from digits_server.rpc.context import Context, Handler
 
 
 class DigitClassifier(pb_grpc.DigitClassifierServicer):
@@ -124,7 +124,7 @@ class DigitClassifier(pb_grpc.DigitClassifierServicer):
 
 def add_to_server(servicer: DigitClassifier, server: Any) -> None:
     """Add the service, as the generated function does, but with messages of columns on the way in and out."""
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+    handlers: dict[str, Handler] = {
         "Classify": grpc.unary_unary_rpc_method_handler(
             servicer.Classify, codec.request, columns.ClassifyResponse.SerializeToString
         ),
@@ -146,7 +146,7 @@ class _Admitted:
     model: ServedModel
     job: Job[Images, Predictions]
 
-    async def outcome(self) -> Any:
+    async def outcome(self) -> Outcome[Predictions]:
         """Return what becomes of it."""
         try:
             return messages.joined(await self.job.settled())

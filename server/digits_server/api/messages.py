@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,7 @@ def images(request: ClassifyRequest) -> Images:
     return numbers.reshape(count, PIXELS)
 
 
-def check_range(field: str, values: npt.NDArray[Any]) -> None:
+def check_range(field: str, values: npt.NDArray[np.number]) -> None:
     """Check that numbers, (n,) of them, are in [0, 1].
 
     Raises:

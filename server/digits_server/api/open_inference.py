@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
-
-import grpc
+from typing import TYPE_CHECKING
 
 from digits_server.api import extensions, tensors
 from digits_server.api import messages as converters
@@ -16,6 +14,9 @@ from digits_server.models.registry import Registry, ServedModel
 from digits_server.rpc import context as calls
 from open_inference.v2 import inference_pb2 as pb
 from open_inference.v2 import inference_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from digits_server.rpc.context import Context
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -65,9 +66,7 @@ class InferenceService(pb_grpc.GRPCInferenceServiceServicer):
         versions = [served.package.version for served in self._registry.all() if served.package.name == request.name]
         return tensors.metadata(model, versions)
 
-    async def ModelInfer(
-        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Run a model: `Classify` in tensors."""
         model = self._model("model_name", request.model_name, request.model_version)
         converters.check_id("id", request.id)

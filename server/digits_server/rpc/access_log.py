@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import Any
+from typing import TYPE_CHECKING
 
 import grpc
 
 from digits_server.errors import request_id
+
+if TYPE_CHECKING:
+    from digits_server.rpc.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ def is_chosen(share: float) -> bool:
     return share > 0 and random.random() < share  # noqa: S311 - decides about a log line
 
 
-def write(method: str, code: grpc.StatusCode, elapsed_s: float, request: Any, context: Any) -> None:
+def write(method: str, code: grpc.StatusCode, elapsed_s: float, request: object, context: Context) -> None:
     """Write the line of an RPC, before its span ends: the line then bears its id."""
     fields = {
         "method": method,

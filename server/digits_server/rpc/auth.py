@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from digits_server.errors import PermissionDenied, Unauthenticated
 
@@ -58,7 +57,7 @@ def parse(file: bytes) -> list[Token]:
     return tokens
 
 
-def _token(name: str, entry: Any) -> Token:
+def _token(name: str, entry: object) -> Token:
     entry = dict(entry) if isinstance(entry, dict) else {}
     digest, scopes, expires = (entry.pop(key, None) for key in ("sha256", "scopes", "expires"))
     if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import quote
 
 import grpc
@@ -16,23 +16,25 @@ from digits_server.rpc.frames import Frames, Refused, frame
 from digits_server.rpc.grpcio import MESSAGE_S
 
 if TYPE_CHECKING:
-    from digits_server.rpc.interceptor import Handler
+    from digits_server.rpc.context import Answer, Handler
 
 Headers = list[tuple[bytes, bytes]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Event = dict[str, Any]
+"""ASGI's; a scope is one too."""
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
 
 UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 """Of `grpc-timeout`."""
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 """What `grpc-message` holds as it is."""
-START: dict[str, Any] = {
+START: Event = {
     "type": "http.response.start",
     "status": 200,
     "headers": [(b"content-type", b"application/grpc")],
     "trailers": True,
 }
-END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+END: Event = {"type": "http.response.body", "body": b"", "more_body": False}
 RESERVED = frozenset((b"te", b"content-type", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
 """Headers that are no metadata."""
 
@@ -44,18 +46,17 @@ class Call:
         scope: ASGI's.
         receive: Returns a future of the next event.
         send: Sends one.
-        max_message_bytes: Largest request.
     """
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, max_message_bytes: int) -> None:
+    def __init__(self, scope: Event, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._frames = Frames(max_message_bytes)
+        self._frames = Frames()
         self._task = asyncio.current_task()
         self.began = time.monotonic()
         timeout_s = _timeout_s(self._headers.get(b"grpc-timeout", b""))
         self._deadline = None if timeout_s is None else self.began + timeout_s
-        self._serialize: Callable[[Any], bytes] | None = None
+        self._serialize: Callable[[object], bytes] | None = None
         self._is_unary = True
         self._is_read = False  # the message of a unary call is there
         self._is_listening = False  # more of the request has been asked for
@@ -77,7 +78,7 @@ class Call:
     async def answer(self, handler: Handler) -> None:
         """Have the handler answer, and send what it says."""
         self._serialize = handler.response_serializer
-        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+        behaviour = cast("Answer", handler.unary_unary or handler.unary_stream or handler.stream_stream)
         self._is_unary = not handler.request_streaming
         deserialize = handler.request_deserializer or bytes
         message = None
@@ -131,7 +132,7 @@ class Call:
             self._is_listening = True
             asyncio.ensure_future(self._receive()).add_done_callback(self._heard)
 
-    def _heard(self, received: asyncio.Future[dict[str, Any]]) -> None:
+    def _heard(self, received: asyncio.Future[Event]) -> None:
         self._is_listening = False
         event = received.result()
         if event["type"] == "http.request":
@@ -145,7 +146,7 @@ class Call:
         elif not self._news.done():
             self._news.set_result(None)
 
-    async def write(self, response: Any) -> None:
+    async def write(self, response: object) -> None:
         """Send a message of a stream; returns when there is room for another one.
 
         Raises:
@@ -167,12 +168,12 @@ class Call:
     def _framed(self, response: Any) -> bytes:
         return frame(self._serialize(response) if self._serialize else response)
 
-    def _start(self) -> tuple[dict[str, Any], ...]:
+    def _start(self) -> tuple[Event, ...]:
         """Return what is to be sent before the first message."""
         is_started, self._is_started = self._is_started, True
         return () if is_started else (START,)
 
-    async def _put(self, *events: dict[str, Any]) -> None:
+    async def _put(self, *events: Event) -> None:
         try:
             for event in events:
                 sent = self._send(event)
@@ -236,13 +237,13 @@ class Call:
         self._details = details
 
 
-class _Requests(AsyncIterator[Any]):
+class _Requests(AsyncIterator[object]):
     """The messages of a stream. No generator: those leak tasks when cancelled."""
 
-    def __init__(self, call: Call, deserialize: Callable[[bytes], Any]) -> None:
+    def __init__(self, call: Call, deserialize: Callable[[bytes], object]) -> None:
         self._call, self._deserialize = call, deserialize
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> object:
         try:
             message = await self._call.read()
         except Refused as refused:  # the end of the whole call, not something for its handler to see to

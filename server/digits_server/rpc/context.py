@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -12,17 +13,22 @@ from digits_server.inference.request import Outcome
 from digits_server.models.package import Package
 from digits_server.rpc.status import named
 
+if TYPE_CHECKING:  # generic only in the stubs
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Answer = Callable[[Any, Any], Awaitable[Any]]
+
 served: ContextVar[Outcome[Any] | None] = ContextVar("served", default=None)
 """What became of the current RPC's rows, for its span."""
 
 
-def deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def deadline(context: Context) -> float:
     """Return when the RPC's caller stops listening, on the monotonic clock; infinity if it never does."""
     remaining = context.time_remaining()
     return float("inf") if remaining is None else time.monotonic() + remaining
 
 
-def tell(context: grpc.aio.ServicerContext[Any, Any], request: object, package: Package, outcome: Outcome[Any]) -> None:
+def tell(context: Context, request: object, package: Package, outcome: Outcome[Any]) -> None:
     """Tell the RPC's span of its answer, and its trailers too if the request has a name."""
     served.set(outcome)
     if trailers := named(request):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
-from digits_server.rpc.call import Call, Receive, Send
+from digits_server.rpc.call import Call, Event, Receive, Send
 
 if TYPE_CHECKING:
     from digits_server.rpc.interceptor import Interceptor
@@ -29,21 +29,19 @@ class Server:
 
     Args:
         interceptor: Holds the handlers.
-        max_message_bytes: Largest request.
     """
 
-    def __init__(self, interceptor: Interceptor, max_message_bytes: int) -> None:
+    def __init__(self, interceptor: Interceptor) -> None:
         self._interceptor = interceptor
-        self._max_message_bytes = max_message_bytes
         self._calls: OrderedDict[Call, None] = OrderedDict()  # those in flight, the next to be looked at first
 
     def start(self) -> None:
         """Begin to look after calls."""
         asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer a call."""
-        call = Call(scope, receive, send, self._max_message_bytes)
+        call = Call(scope, receive, send)
         handler = self._interceptor.handler(scope["path"])
         if not (scope["method"] == "POST" and call.is_grpc):
             await send({"type": "http.response.start", "status": 415, "headers": []})

@@ -14,15 +14,17 @@ import signal
 import string
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from digits_server.addresses import Address
 from digits_server.config import Config, SettingRefused
+from digits_server.rpc.call import Event, Receive, Send
 from digits_server.rpc.envoy import Server
-from digits_server.rpc.grpcio import FLUSH_S, MAX_CONNECTION_AGE_S, MAX_CONNECTIONS, within
+from digits_server.rpc.frames import MAX_MESSAGE_BYTES
+from digits_server.rpc.grpcio import FLUSH_S, MAX_CONNECTIONS, within
 
 if TYPE_CHECKING:
     from digits_server.rpc.interceptor import Interceptor
@@ -42,7 +44,7 @@ LISTEN_S = 20.0
 """Time for it to listen."""
 
 
-def become(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], arguments: tuple[Any, ...]) -> NoReturn:
+def become(config: Config, serve: Callable[..., Awaitable[int]], arguments: Sequence[object]) -> NoReturn:
     """Replace this process by Envoy, with `serve(*arguments)` on its Python event loop; its result is the exit status.
 
     The process keeps its id, its parent and its inheritable files.
@@ -96,8 +98,8 @@ def configuration(config: Config, folder: Path) -> dict[str, Any]:
         "address": json.dumps(_envoy_address(address)),
         "shared": json.dumps(address.path is None),
         "max_connections": MAX_CONNECTIONS,
-        "max_connection_age_s": f"{config.max_connection_age_s or MAX_CONNECTION_AGE_S:g}",
-        "buffer_bytes": max(2**20, config.max_message_bytes + 2**16),
+        "max_connection_age_s": f"{config.max_connection_age_s:g}",
+        "buffer_bytes": MAX_MESSAGE_BYTES + 2**16,
         "asks_who_calls": json.dumps(config.tls_client_ca is not None),
         "module": module and module.origin,
     }
@@ -127,7 +129,7 @@ class _Process:
     """Whether Envoy may listen."""
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def app(scope: Event, receive: Receive, send: Send) -> None:
     """Be the application that Envoy asks: first to begin, then to answer calls."""
     if scope["type"] == "http":
         await _Process.server(scope, receive, send)
@@ -167,7 +169,7 @@ class Envoy:
     def __init__(self, config: Config, interceptor: Interceptor) -> None:
         self._config = config
         self._folder = Path(os.environ[FOLDER])
-        self._server = _Process.server = Server(interceptor, config.max_message_bytes)
+        self._server = _Process.server = Server(interceptor)
 
     def on_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Have signals of the process call these, on the event loop."""

@@ -7,6 +7,8 @@ import struct
 import grpc
 
 PREFIX = struct.Struct(">BI")
+MAX_MESSAGE_BYTES = 4 * 2**20
+"""gRPC's own default, on both sides."""
 
 
 class Refused(Exception):
@@ -24,14 +26,9 @@ def frame(message: bytes) -> bytes:
 
 
 class Frames:
-    """Finds the messages in what comes of a call. One that announces too much is refused before it is held.
+    """Finds the messages in what comes of a call. One that announces too much is refused before it is held."""
 
-    Args:
-        max_bytes: Largest message.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._data = bytearray()
 
     @property
@@ -42,7 +39,7 @@ class Frames:
     @property
     def is_full(self) -> bool:
         """Whether there is as much as a message may have."""
-        return len(self._data) >= self._max_bytes
+        return len(self._data) >= MAX_MESSAGE_BYTES
 
     def feed(self, data: bytes) -> None:
         """Take what has come."""
@@ -60,10 +57,10 @@ class Frames:
         flag, length = PREFIX.unpack_from(data)
         if flag:  # 4 MB can unpack to 4 GB
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, "compressed messages are not taken; allowed is identity")
-        if length > self._max_bytes:
+        if length > MAX_MESSAGE_BYTES:
             raise Refused(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"SERVER: Received message larger than max ({length} vs. {self._max_bytes})",
+                f"SERVER: Received message larger than max ({length} vs. {MAX_MESSAGE_BYTES})",
             )
         end = PREFIX.size + length
         if len(data) < end:

@@ -10,7 +10,7 @@ import asyncio
 import importlib.util
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from digits_server.config import Config, SettingRefused
 
@@ -78,7 +78,7 @@ def make(config: Config, interceptor: Interceptor) -> Front:
     return Envoy(config, interceptor)
 
 
-def run(config: Config, serve: Callable[..., Coroutine[Any, Any, int]], *arguments: Any) -> int:
+def run(config: Config, serve: Callable[..., Coroutine[None, None, int]], *arguments: object) -> int:
     """Run `serve(*arguments)` on an event loop under the front that the settings ask for; return its exit status.
 
     With Envoy this process becomes Envoy, with Python inside, and never returns: `serve` is imported by its name there,

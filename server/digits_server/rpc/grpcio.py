@@ -6,15 +6,17 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
 from digits_server.addresses import Address, reserved
 from digits_server.config import Config, SettingRefused
+from digits_server.rpc.frames import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from digits_server.rpc.interceptor import Context, Handler, Interceptor
+    from digits_server.rpc.context import Answer, Context, Handler
+    from digits_server.rpc.interceptor import Interceptor
     from digits_server.rpc.security import Access
 
 FLUSH_S = 0.5
@@ -25,8 +27,6 @@ MESSAGE_S = 20.0
 """Time for the message of a unary call to come."""
 MAX_CONNECTIONS = 1000
 """Fewer than the 1024 open files that a process usually may have."""
-MAX_CONNECTION_AGE_S = 300.0
-"""Long-lived clients come to know new workers."""
 MAX_METADATA_BYTES = 16 * 1024
 MAX_STREAMS = 1024
 MIN_PING_INTERVAL_S = 0.5
@@ -47,15 +47,15 @@ class Grpcio:
         self._config = config
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours)
         options = [
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),  # above it some calls fail by chance, so none shall pass
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             # Only workers share their port: a second server must fail on it, not take a part of the calls by accident.
             ("grpc.so_reuseport", int(config.workers > 1)),
             ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
-            ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s or MAX_CONNECTION_AGE_S)),
+            ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s)),
             ("grpc.max_connection_age_grace_ms", _ms(config.grace_s)),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL_S)),
             ("grpc.keepalive_permit_without_calls", 1),  # clients may look after idle connections, at that pace
@@ -124,9 +124,9 @@ class Patience(grpc.GenericRpcHandler):
 
 
 def _patient(handler: Handler) -> Handler:
-    behaviour: Any = handler.unary_unary or handler.unary_stream
+    behaviour = cast("Answer", handler.unary_unary or handler.unary_stream)
 
-    async def call(_requests: object, context: Context) -> Any:
+    async def call(_requests: object, context: Context) -> object:
         try:
             async with asyncio.timeout(MESSAGE_S):
                 request = await context.read()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,11 +18,8 @@ from digits_server.rpc.auth import Metadata
 from digits_server.rpc.status import explain, named
 
 if TYPE_CHECKING:
+    from digits_server.rpc.context import Answer, Context, Handler
     from digits_server.rpc.tracing import Tracing
-
-    # generic only in the stubs
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.")
 """Packages for everybody, at any time: neither counted nor waited for, for a watch never ends."""
@@ -88,10 +85,10 @@ class Interceptor:
         deserialize = handler.request_deserializer and _tolerant(handler.request_deserializer)
         return wrap(call, request_deserializer=deserialize, response_serializer=handler.response_serializer)
 
-    def _plain(self, answer: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _plain(self, answer: Answer) -> Answer:
         """Return what makes a call of other people's service: only what can't be read is refused."""
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(request: object, context: Context) -> object:
             try:
                 return await answer(_checked(request), context)
             except InvalidArgument as error:
@@ -101,12 +98,12 @@ class Interceptor:
 
         return call
 
-    def _counted(self, answer: Callable[..., Awaitable[Any]], path: str, kind: str) -> Callable[..., Awaitable[Any]]:
+    def _counted(self, answer: Answer, path: str, kind: str) -> Answer:
         service, _, method = path[1:].rpartition("/")
         count = self._metrics.rpc(kind, service, method)
         guard, tracing, log_share = self._guard(path), self._tracing, self._log_share
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(request: object, context: Context) -> object:
             start, code = time.monotonic(), grpc.StatusCode.CANCELLED
             response = refusal = None
             span = tracing.begin(path[1:], context) if tracing else None
@@ -130,7 +127,7 @@ class Interceptor:
 
         return call
 
-    def _check(self, guard: Callable[[Metadata], None] | None, request: Any, context: Context) -> None:
+    def _check(self, guard: Callable[[Metadata], None] | None, request: object, context: Context) -> None:
         """Refuse what the guard refuses, what comes while the server drains, and what can't be read."""
         if guard:
             guard(context.invocation_metadata() or ())
@@ -158,10 +155,10 @@ class Interceptor:
         return refusal
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _tolerant(deserialize: Callable[[bytes], object]) -> Callable[[bytes], object]:
     """Return a deserializer that hands on the error for what it can't read: raised there, it would be UNKNOWN."""
 
-    def deserialize_or_explain(data: bytes) -> Any:
+    def deserialize_or_explain(data: bytes) -> object:
         try:
             return deserialize(data)
         except DecodeError:
@@ -170,19 +167,19 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return deserialize_or_explain
 
 
-def _answering(behaviour: Any) -> Callable[..., Awaitable[Any]]:
+def _answering(behaviour: Any) -> Answer:
     """Return a handler as a coroutine, though it be a generator: then its responses are written."""
     if not inspect.isasyncgenfunction(behaviour):
         return behaviour  # type: ignore[no-any-return]
 
-    async def write_all(request: Any, context: Context) -> None:
+    async def write_all(request: object, context: Context) -> None:
         async for response in behaviour(request, context):
             await context.write(response)
 
     return write_all
 
 
-def _checked(request: Any) -> Any:
+def _checked(request: object) -> object:
     """Return a request, or requests that are checked as they come.
 
     Raises:
@@ -193,12 +190,12 @@ def _checked(request: Any) -> Any:
     return _each_checked(request) if isinstance(request, AsyncIterator) else request
 
 
-async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _each_checked(requests: AsyncIterator[object]) -> AsyncIterator[object]:
     async for request in requests:
         yield _checked(request)
 
 
-async def _abort(context: Context, refusal: ServerError, trailers: Any) -> None:
+async def _abort(context: Context, refusal: ServerError, trailers: Sequence[tuple[str, str | bytes]]) -> None:
     """End an RPC with a status alone: clients retry no RPC that has sent them a message, were it empty.
 
     grpc keeps what `abort` raises and raises it again itself. Not let go of its frames, it would keep the request.

@@ -11,7 +11,7 @@ import logging
 import os
 from contextvars import Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry import context as otel
@@ -24,7 +24,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from digits_server.rpc.context import served
 
 if TYPE_CHECKING:
-    from digits_server.rpc.interceptor import Context
+    from digits_server.rpc.context import Context
 
 SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 """Codes that are errors from a server's point of view; others are the caller's."""
@@ -35,7 +35,7 @@ class RpcSpan:
     """The span of an RPC that has not ended."""
 
     span: Span
-    token: Token[Any]
+    token: Token[otel.Context]
     """Of the context in which it is the current span."""
 
 
