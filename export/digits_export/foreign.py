@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits_export.data import Fault
+from digits_export.data import Fault, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +68,7 @@ def read(path: Path) -> ForeignModel:
     except ForeignModelError:
         raise
     except Exception as error:  # what a damaged file raises differs from framework to framework
-        reason = " ".join(str(error).split())[:300]
-        raise ForeignModelError(f"{path} can't be read as {kind or 'a SavedModel'}: {reason}") from error
+        raise ForeignModelError(f"{path} can't be read as {kind or 'a SavedModel'}: {one_line(error)}") from error
     return model
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from digits_export import adapt, byte_graph, calibration, convert, foreign, package
 from digits_export.adapt import SCALINGS, Scaling
-from digits_export.data import to_vectors
+from digits_export.data import one_line, to_vectors
 from digits_export.foreign import ForeignModelError
 from digits_export.labelled import Labelled
 
@@ -128,8 +128,7 @@ def _answer(model: foreign.ForeignModel, wanted: adapt.Wanted, scaling: Scaling,
     try:
         answers = np.asarray(model.answer(wanted.images(vectors, scaling)))
     except Exception as error:  # each framework has its own
-        reason = " ".join(str(error).split())[:300]
-        raise ForeignModelError(f"it can't be run on images of shape {wanted.shape}: {reason}") from error
+        raise ForeignModelError(f"it can't be run on images of shape {wanted.shape}: {one_line(error)}") from error
     if answers.ndim != 2 or answers.shape[1] < 2 or len(answers) != len(vectors):
         raise ForeignModelError(
             f"its answers to {len(vectors)} images have shape {answers.shape}, allowed: (n, classes) with 2 or more"

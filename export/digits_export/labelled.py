@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from digits_export.data import Split
+from digits_export.data import Split, one_line
 from digits_export.data import load as load_mnist
 from digits_export.foreign import ForeignModelError
 
@@ -56,24 +57,28 @@ def read_labelled(text: str, folder: Path) -> Labelled:
     """Return MNIST's test images, or those of an .npz file.
 
     Raises:
-        ForeignModelError: The file has no such arrays.
+        ForeignModelError: The file is damaged, has no such arrays, or labels that are no whole numbers.
         DataError: MNIST can't be had.
     """
     if text == "mnist":
         return Labelled("MNIST", load_mnist(folder).test)
     try:
-        with np.load(text) as stored:
+        with zipfile.ZipFile(text), np.load(text) as stored:  # NumPy takes what is no zip file for a pickle
             images = next((stored[name] for name in ("images", "x_test", "x") if name in stored), None)
             labels = next((stored[name] for name in ("labels", "y_test", "y") if name in stored), None)
             names = list(stored)
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise ForeignModelError(f"data is {text!r}, allowed: mnist, or an .npz file ({error})") from error
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise ForeignModelError(f"data is {text!r}, allowed: mnist, or an .npz file ({one_line(error)})") from error
     if images is None or labels is None:
         raise ForeignModelError(f"{text} has arrays {names}, allowed: images and labels")
-    count = len(images)
-    if images.dtype != np.uint8 or images.size != count * 784 or labels.shape != (count,) or count < 2:
+    count = labels.size
+    are_images = images.dtype == np.uint8 and images.shape[:1] == (count,) and images.size == count * 784
+    if not are_images or labels.dtype.kind not in "biuf" or labels.shape != (count,) or count < 2:
         raise ForeignModelError(
             f"{text} has images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}, allowed: "
             "uint8 (n, 28, 28) and integers (n,)"
         )
+    broken = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
+    if len(broken):
+        raise ForeignModelError(f"{text} has the label {broken[0]}, allowed: whole numbers")
     return Labelled(Path(text).name, Split(images.reshape(count, 28, 28), labels.astype(np.int64)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from digits_export import byte_graph, calibration, convert, models, outlier
-from digits_export.data import CLASSES, SUMS, Fault, to_vectors
+from digits_export.data import CLASSES, SUMS, Fault, one_line, to_vectors
 from digits_export.quantization import put_on_grid
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def open_graph(folder: Path) -> tuple[Any, dict[str, Any]]:
         opened = convert.session(graph)
         properties = read_properties(opened)
     except Exception as error:  # onnxruntime's errors have no base class
-        raise PackageError(f"{graph} can't be opened: {' '.join(str(error).split())[:300]}") from error
+        raise PackageError(f"{graph} can't be opened: {one_line(error)}") from error
     if "labels" not in properties:
         raise PackageError(f"{graph} has no digits.labels: digits-export import makes a package of it")
     return opened, properties

@@ -100,6 +100,15 @@ def test_help_names_every_option_with_its_variable(run, subcommand):
             assert option.help
 
 
+def test_a_damaged_out_of_distribution_set_is_named(run, small_package, tmp_path):
+    """Images of clothes that are cut off end in a sentence with the file's name."""
+    (tmp_path / "none").mkdir()
+    path = tmp_path / "none" / "t10k-images-idx3-ubyte"
+    path.write_bytes(b"\0\0\x08\x03")
+    with pytest.raises(data.DataError, match=f"{path} is not an IDX file of 28 x 28 images"):
+        run("evaluate", str(small_package))
+
+
 def test_data_tells_what_it_has(run):
     """The data command says where the images are, how many, and their sums."""
     told = json.loads(run("data", "--json", "--data-dir", "d").stdout)

