@@ -134,10 +134,10 @@ def find_output(answers: Floats, graph: Any) -> tuple[str, str]:
     """
     last = graph.output[0].name
     operator = next((node.op_type for node in reversed(graph.node) if last in node.output), "?")
-    if operator == "LogSoftmax":
-        return "logits", "the graph ends with LogSoftmax"
     if not np.isfinite(answers).all():
         raise ForeignModelError(f"its answers are {answers[~np.isfinite(answers)][0]}, allowed: finite numbers")
+    if operator == "LogSoftmax":
+        return "logits", "the graph ends with LogSoftmax"
     if answers.min() >= -1e-6 and np.abs(answers.sum(axis=1) - 1).max() < 1e-3:
         return "probabilities", f"the graph ends with {operator} and each row adds up to 1"
     if operator == "Sigmoid":

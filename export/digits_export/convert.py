@@ -132,9 +132,10 @@ def check_bytes(graph: Path, byte_graph: Path, images: Images) -> float:
     worst = 0.0
     for size in PARITY_BATCHES:
         probabilities = derived.run(["probabilities"], {"pixels": pixels[:size]})[0]
-        worst = max(worst, float(np.abs(probabilities - run(floats, to_vectors(pixels[:size]))[0]).max()))
-        if not worst <= PARITY:
-            raise ParityError(f"{byte_graph} differs from {graph.name} by {worst:.1e} at batch {size}")
+        difference = float(np.abs(probabilities - run(floats, to_vectors(pixels[:size]))[0]).max())
+        if not difference <= PARITY:  # so that NaN is refused too
+            raise ParityError(f"{byte_graph} differs from {graph.name} by {difference:.1e} at batch {size}")
+        worst = max(worst, difference)
     return worst
 
 
@@ -154,9 +155,10 @@ def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Fl
     for size in PARITY_BATCHES:
         batch = vectors[:size]
         probabilities, *scores = opened.run(None, {INPUT: batch})
-        worst = max(worst, float(np.abs(probabilities - models.predict(model, batch)).max()))
-        if worst > PARITY:
-            raise ParityError(f"{path} differs from Keras by {worst:.1e} at batch {size}, allowed: {PARITY:.0e}")
+        difference = float(np.abs(probabilities - models.predict(model, batch)).max())
+        if not difference <= PARITY:
+            raise ParityError(f"{path} differs from Keras by {difference:.1e} at batch {size}, allowed: {PARITY:.0e}")
+        worst = max(worst, difference)
         if density is not None:
             expected = np.asarray(density.score(batch))
             # Relative: scores are sums of squares in the hundreds, where 1e-5 is below float32's own resolution.

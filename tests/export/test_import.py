@@ -235,6 +235,18 @@ def test_files_that_are_no_models_are_refused_with_the_remedy(tmp_path, name, me
         foreign.read(tmp_path / name)
 
 
+def test_a_model_that_answers_no_numbers_is_refused(tmp_path, labelled):
+    """Spoilt weights are named as such before a LogSoftmax, too, where every scaling does equally badly."""
+    proto = onnx.load(HERE / "torch-dynamo.onnx")
+    for constant in proto.graph.initializer:
+        if constant.data_type == onnx.TensorProto.FLOAT:
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.full(constant.dims, np.nan, np.float32), constant.name))
+    onnx.save(proto, tmp_path / "m.onnx")
+    for told in ({"data": labelled}, {"scaling": UNIT}):
+        with pytest.raises(foreign.ForeignModelError, match="its answers are nan, allowed: finite numbers"):
+            importer.import_model(importer.Order(tmp_path / "m.onnx", "mine", **told), tmp_path / "models")
+
+
 def test_versions_are_counted_up_and_never_overwritten(tmp_path, command):
     """The next free version is taken; one that is there is refused by name."""
     model = shutil.copy(HERE / "torch-dynamo.onnx", tmp_path / "m.onnx")

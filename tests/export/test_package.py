@@ -86,6 +86,24 @@ def test_a_graph_that_differs_from_keras_is_refused(small_package, small_recipe,
         convert.check_parity(model, None, small_package / "model.onnx", sample.test.vectors)
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_answers_that_are_no_numbers_prove_nothing(small_package, small_recipe, sample, tmp_path, broken):
+    """NaN on either side of a comparison is a difference: from the byte graph, and from Keras."""
+    model = models.build(small_recipe.network)
+    model.layers[-1].set_weights([weights * np.nan for weights in model.layers[-1].get_weights()])
+    with pytest.raises(convert.ParityError, match="differs from Keras by nan at batch 1"):
+        convert.check_parity(model, None, small_package / "model.onnx", sample.test.vectors)
+    parts = [onnx.load(small_package / name) for name in ("model.onnx", "bytes.onnx")]
+    for constant in parts[broken].graph.initializer:
+        if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2:
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.full(constant.dims, np.nan, np.float32), constant.name))
+    onnx.save(parts[broken], tmp_path / f"{broken}.onnx")
+    files = [small_package / "model.onnx", small_package / "bytes.onnx"]
+    files[broken] = tmp_path / f"{broken}.onnx"
+    with pytest.raises(convert.ParityError, match=r"differs from .*\.onnx by nan at batch 1"):
+        convert.check_bytes(*files, sample.test.images)
+
+
 def test_no_file_keeps_the_optimizer(small_package):
     """The Keras files hold weights only: 109,386 floats and little else."""
     for name in ("model.keras", "model.h5", "model.onnx"):
