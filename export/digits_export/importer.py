@@ -235,7 +235,7 @@ def _compare(opened: Any, vectors: Floats, expected: Floats) -> float:
 
 
 def _sum(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names."""
+    """Return the SHA-256 of a file, or of a folder's files one after another in the order of their paths."""
     total = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():

@@ -69,7 +69,7 @@ def train(
         after_epoch: Told each epoch's number and validation accuracy; ends the training by raising.
 
     Raises:
-        RecipeError: The folder holds the checkpoint of another recipe, or `start` names a recipe of another network.
+        RecipeError: The folder holds what another recipe has trained, or `start` names a recipe of another network.
     """
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
@@ -118,7 +118,7 @@ def train(
     if start is not None:
         models.average(trained, start, recipe.kept)
     trained.save(folder / "trained.keras")
-    (folder / "history.json").write_text(json.dumps(asdict(history)))
+    (folder / "history.json").write_text(json.dumps(asdict(history) | {"recipe": _lineage(recipe)}))
     checkpoint.unlink()
     return trained, history
 
@@ -131,8 +131,14 @@ def read_trained(folder: Path) -> tuple[Any, History]:
     """
     import keras  # noqa: PLC0415
 
-    history = History(**json.loads((folder / "history.json").read_text()))
+    told = json.loads((folder / "history.json").read_text())
+    history = History(told["curves"], told["seconds"])
     return keras.models.load_model(folder / "trained.keras", compile=False), history
+
+
+def _lineage(recipe: Recipe) -> str:
+    """Return all that decides the weights: the recipe, and those it starts from, whose files may change."""
+    return repr(recipe) + (_lineage(load(recipe.start)) if recipe.start else "")
 
 
 def _start(recipe: Recipe, data: Mnist, folder: Path, workers: int, *, quiet: bool) -> Any:
@@ -144,6 +150,8 @@ def _start(recipe: Recipe, data: Mnist, folder: Path, workers: int, *, quiet: bo
         raise RecipeError(f"start is {recipe.start!r}, allowed: a recipe of the same network")
     inner = folder / first.name
     if (inner / "trained.keras").is_file():
+        if json.loads((inner / "history.json").read_text()).get("recipe") != _lineage(first):
+            raise RecipeError(f"{inner} was trained by another recipe than {first.name!r} is now: remove it")
         return read_trained(inner)[0]
     return train(first, data, inner, workers=workers, quiet=quiet)[0]
 
@@ -187,7 +195,7 @@ def _restore(model: Any, recipe: Recipe, path: Path) -> History:
     if not path.is_file():
         return History()
     with np.load(path) as stored:
-        if str(stored["recipe"]) != repr(recipe):
+        if str(stored["recipe"]) != _lineage(recipe):
             raise RecipeError(f"{path} is the checkpoint of another recipe: remove it, or train in another folder")
         for number, variable in enumerate(_state(model)):
             variable.assign(stored[str(number)])
@@ -211,7 +219,7 @@ def _checkpoint(path: Path, recipe: Recipe, history: History) -> Any:
             history.seconds, self.mark = history.seconds + now - self.mark, now
             arrays = {str(number): variable.numpy() for number, variable in enumerate(_state(self.model))}
             part = path.with_suffix(".part.npz")
-            np.savez(part, recipe=repr(recipe), history=json.dumps(asdict(history)), **arrays)
+            np.savez(part, recipe=_lineage(recipe), history=json.dumps(asdict(history)), **arrays)
             part.replace(path)  # in one step: a break leaves the last epoch's file or this one's
 
     return Checkpoint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -117,10 +118,13 @@ def test_kerass_files_are_read_by_keras(tmp_path, keras_model, name):
 
 
 def test_a_saved_model_is_read_by_tensorflow(tmp_path, keras_model):
-    """The folder that `model.export` writes is imported through its serving signature."""
+    """The folder that `model.export` writes is imported through its serving signature; its files have one sum."""
     keras_model.export(tmp_path / "saved", verbose=False)
     _, properties, _, _ = _import(tmp_path / "saved", tmp_path / "models")
     assert properties["source"]["reference_by"].startswith("tensorflow ")
+    files = sorted(path for path in (tmp_path / "saved").rglob("*") if path.is_file())
+    contents = b"".join(path.read_bytes() for path in files)
+    assert properties["source"]["sha256"] == hashlib.sha256(contents).hexdigest()
 
 
 def test_without_labelled_images_nothing_is_pretended(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +119,39 @@ def test_a_training_begins_with_the_weights_of_its_start(tiny, small_recipe, tmp
     assert np.allclose(models.predict(model, tiny.test.vectors), models.predict(first, tiny.test.vectors), atol=1e-6)
     monkeypatch.setattr(training, "train", None)  # it is not trained again
     assert training._start(chosen, tiny, tmp_path, 1, quiet=True) is not None
+
+
+def test_a_start_that_another_recipe_trained_is_refused(tiny, small_recipe, tmp_path, monkeypatch):
+    """Weights that lie where the start's belong, but that its recipe as it is now would not give, are named."""
+    known = {small_recipe.name: small_recipe}
+    monkeypatch.setattr(training, "load", known.__getitem__)
+    chosen = dataclasses.replace(small_recipe, name="next", start=small_recipe.name)
+
+    def interrupt(_epoch, _validation):
+        raise KeyboardInterrupt
+
+    training.train(small_recipe, tiny, tmp_path / small_recipe.name, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(chosen, tiny, tmp_path, quiet=True, after_epoch=interrupt)
+    known[small_recipe.name] = dataclasses.replace(small_recipe, seed=8)
+    with pytest.raises(recipe.RecipeError, match=rf"{small_recipe.name} was trained by another recipe .*: remove it"):
+        training.train(chosen, tiny, tmp_path, quiet=True)
+    # Nor is the interrupted training, which began with those weights, gone on with.
+    shutil.rmtree(tmp_path / small_recipe.name)
+    with pytest.raises(recipe.RecipeError, match="checkpoint of another recipe"):
+        training.train(chosen, tiny, tmp_path, quiet=True)
+
+
+def test_a_start_without_a_record_of_its_recipe_is_refused(tiny, small_recipe, tmp_path, monkeypatch):
+    """What was trained before recipes were recorded may be of any."""
+    monkeypatch.setattr(training, "load", {small_recipe.name: small_recipe}.__getitem__)
+    training.train(small_recipe, tiny, tmp_path / small_recipe.name, quiet=True)
+    history = tmp_path / small_recipe.name / "history.json"
+    told = json.loads(history.read_text())
+    del told["recipe"]
+    history.write_text(json.dumps(told))
+    with pytest.raises(recipe.RecipeError, match="was trained by another recipe"):
+        training.train(dataclasses.replace(small_recipe, name="next", start=small_recipe.name), tiny, tmp_path)
 
 
 def test_a_share_of_the_starts_weights_is_kept(tiny, small_recipe, tmp_path, monkeypatch):
