@@ -10,7 +10,6 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from digits_server.api import classifier, open_inference
@@ -135,6 +134,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [classifier.SERVICE, open_inference.SERVICE, health.SERVICE_NAME]
         if self._config.channelz:
+            from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc  # noqa: PLC0415 - 2 MB, seldom used
+
             channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), server)
             names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         reflection.add_to_server(names, server)

@@ -177,9 +177,7 @@ def _joined(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 def _vectors(images: Sequence[Images]) -> npt.NDArray[np.float32]:
     """Return (n, 784) float32 in [0, 1]. Bytes are joined and converted once for all, where nobody sent floats."""
-    most = np.float32(
-        255
-    )  # a divisor: products with 1 / 255 may differ in the last bit, which trees of thresholds tell
+    most = np.float32(255)  # divides: products with 1 / 255 differ in the last bit, which trees of thresholds tell
     if {rows.itemsize for rows in images} == {1}:
         x = _joined(images).astype(np.float32)
         x /= most

@@ -6,7 +6,6 @@ the same on both. What a front can't do is refused at the start, never ignored; 
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -90,5 +89,5 @@ def run(config: Config, serve: Callable[..., Coroutine[None, None, int]], *argum
         envoy_process.become(config, serve, arguments)
     import uvloop  # noqa: PLC0415 - Envoy's loop is made elsewhere
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(*arguments))
+    status: int = uvloop.run(serve(*arguments))
+    return status
