@@ -74,7 +74,7 @@ def find_input(model: ForeignModel) -> Wanted:
     if shape not in SHAPES and all(isinstance(size, str) for size in shape) and len(shape) == 1:
         shape = (784,)  # a free number of features: as good as any
     if shape not in SHAPES:
-        told = ", ".join(str(size) for size in (batch or "n", *shape))
+        told = ", ".join(map(str, ("n" if shape else batch, *shape)))  # the batch is free, whatever its name
         raise ForeignModelError(f"input {given.name!r} has shape ({told}), allowed: {SHAPES_ALLOWED}")
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else np.dtype("O")
     if kind.kind not in "fiu":
