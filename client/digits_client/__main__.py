@@ -166,9 +166,7 @@ def main() -> None:
 )
 def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float, **where: Any) -> None:
     """Say what each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
-    images = list(_images(files))
-    if not images:
-        raise Refused(f"no images in {', '.join(files)}; files ending in {', '.join(sorted(SUFFIXES))} are")
+    images = _images(files)
     width = max(len(_terminal.printable(name)) for name, _ in images)
     is_flawless = True
     with recognising(timeout_s=timeout_s, **where) as client:
@@ -189,9 +187,10 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the position of each digit.")
 def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
     """Say which number each of FILES shows, of one or more digits: pictures, folders of them, or - for one on stdin."""
+    images = _images(files)
     is_flawless = True
     with recognising(**where) as client:
-        for name, image in _images(files):
+        for name, image in images:
             try:
                 result: Number | InvalidImage = client.read(image)
             except InvalidImage as error:
@@ -200,18 +199,26 @@ def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
     sys.exit(0 if is_flawless else 1)
 
 
-def _images(files: tuple[str, ...]) -> Iterator[tuple[str, ImageLike]]:
-    """Yield the name of each image and what a client can read."""
+def _images(files: tuple[str, ...]) -> list[tuple[str, ImageLike]]:
+    """Return the name of each image and what a client can read.
+
+    Raises:
+        Refused: There are none.
+    """
+    images: list[tuple[str, ImageLike]] = []
     for file in files:
         if file == "-":
             if sys.stdin is None:
                 raise Refused("-: standard input is closed")
-            yield file, sys.stdin.buffer.read()
+            images.append((file, sys.stdin.buffer.read()))
         elif Path(file).is_dir():
             found = (path for path in Path(file).rglob("*") if path.suffix.lower() in SUFFIXES)
-            yield from ((str(path), path) for path in sorted(found) if not _is_hidden(path.relative_to(file)))
+            images += ((str(path), path) for path in sorted(found) if not _is_hidden(path.relative_to(file)))
         else:
-            yield file, file
+            images.append((file, file))
+    if not images:
+        raise Refused(f"no images in {', '.join(files)}; files ending in {', '.join(sorted(SUFFIXES))} are")
+    return images
 
 
 def _is_hidden(path: Path) -> bool:

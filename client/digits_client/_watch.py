@@ -88,7 +88,12 @@ def lines(url: str, every_s: float) -> Iterator[str]:
 
 
 def describe(before: Reading, after: Reading) -> str:
-    """Return what happened between two readings, on a line."""
+    """Return what happened between two readings, on a line.
+
+    Where a total fell, the server was started anew, and all of it has happened since, as for Prometheus' `rate`.
+    """
+    if after.images < before.images or after.calls < before.calls or after.failures < before.failures:
+        before = Reading(before.at_s, 0, 0, 0, {})
     calls = {bound: count - before.by_bound_s.get(bound, 0) for bound, count in after.by_bound_s.items()}
     p50, p99 = ("-" if s is None else f"{s * 1000:.3f}" for s in (quantile(0.5, calls), quantile(0.99, calls)))
     images, requests, failures = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import string
@@ -20,7 +21,7 @@ from PIL import Image
 from stub_server import Servicer, answer, serving
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client import DigitClient, Model, _terminal
+from digits_client import DigitClient, Model, _terminal, _watch
 from digits_client.__main__ import main
 from digits_client.testing import FakeTransport
 
@@ -255,9 +256,10 @@ def test_folders_and_stdin(digits, files, tmp_path, server):
     assert result.output == "-  8  100.0%  digits-cnn/3\n"
 
 
-def test_a_folder_without_images_is_an_error(digits, tmp_path):
+@pytest.mark.parametrize("command", ["classify", "read"])
+def test_a_folder_without_images_is_an_error(digits, tmp_path, command):
     """Nothing to do is said, with the names that would count; exit status 2."""
-    result = digits("classify", str(tmp_path))
+    result = digits(command, str(tmp_path))
     assert result.exit_code == 2
     assert f"no images in {tmp_path}" in result.output
 
@@ -305,6 +307,15 @@ def test_watch_prints_as_many_lines_as_asked(server):
     assert result.exit_code == 0
     figures = r" +[\d.]+ images/s +[\d.]+ calls/s +[\d.]+ failed/s  p50 +\S+ ms  p99 +\S+ ms"
     assert [bool(re.fullmatch(figures, line)) for line in result.output.splitlines()] == [True, True]
+
+
+def test_watch_counts_anew_after_a_restart():
+    """Totals that fell are those of a server that was started between two readings: none of its rates is negative."""
+    before = _watch.Reading(0.0, images=500, calls=50, failures=5, by_bound_s={0.01: 40, math.inf: 50})
+    after = _watch.Reading(2.0, images=20, calls=4, failures=0, by_bound_s={0.01: 4, math.inf: 4})
+    line = _watch.describe(before, after)
+    assert line.split()[::2][:3] == ["10.0", "2.0", "0.0"]
+    assert "p50    5.000 ms" in line
 
 
 @pytest.mark.parametrize(

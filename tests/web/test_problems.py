@@ -24,7 +24,7 @@ def test_every_status_code_is_answered(code):
     """Each code of gRPC becomes a status with the server's words; what is the gateway's own affair is 502."""
     error = _errors._BY_CODE.get(code, CallError)(code, "the words")
     for kind in type(error).__mro__:
-        if handler := handlers("far:50051").get(kind):
+        if handler := handlers("far:50051", {}).get(kind):
             break
     answer = handler(None, error)
     assert answer.status_code == EXPECTED.get(code.name, 502)

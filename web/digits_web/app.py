@@ -97,7 +97,7 @@ def create_app(config: Config, middleware: Sequence[Middleware] = ()) -> Starlet
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[*middleware, Middleware(Headers)],
-        exception_handlers=problems.handlers(config.server),
+        exception_handlers=problems.handlers(config.server, {**HEADERS, "cache-control": "no-store"}),
         lifespan=lifespan,
     )
 

@@ -45,8 +45,13 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-def handlers(server: str) -> dict[Any, Callable[[Request, Any], Response]]:
-    """Return what answers for each kind of exception; `server` is named where it is the one to blame."""
+def handlers(server: str, headers: Mapping[str, str]) -> dict[Any, Callable[[Request, Any], Response]]:
+    """Return what answers for each kind of exception.
+
+    Args:
+        server: Is named where it is the one to blame.
+        headers: Of the answer to a fault of ours, which no middleware passes any more.
+    """
 
     def http_error(request: Request, error: HTTPException) -> Response:
         detail = error.detail
@@ -64,6 +69,6 @@ def handlers(server: str) -> dict[Any, Callable[[Request, Any], Response]]:
         return problem(status, detail, {"retry-after": "1"} if status == 503 else None)
 
     def fault(_: Request, __: Exception) -> Response:
-        return problem(500, "The gateway failed; its log tells more.")
+        return problem(500, "The gateway failed; its log tells more.", headers)
 
     return {HTTPException: http_error, DigitsError: digits_error, Exception: fault}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import reprlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -86,6 +87,8 @@ async def picture(request: Request, limit: int, others: str = "") -> tuple[Image
     raw = await body(request, limit)
     try:
         shown = Image.open(io.BytesIO(raw), formats=["PNG", "JPEG"])  # reads the size, decodes nothing yet
+    except Image.DecompressionBombError as error:  # beyond what Pillow opens at all
+        raise Problem(413, f"body: {error}; allowed are {MAX_PICTURE_PIXELS:,} pixels") from error
     except (*BROKEN, UnidentifiedImageError) as error:
         raise InvalidImage(f"body: {len(raw)} bytes that are no PNG or JPEG") from error
     if shown.width * shown.height > MAX_PICTURE_PIXELS:
@@ -120,16 +123,18 @@ def from_json(raw: bytes) -> Rows:
     except (ValueError, RecursionError) as error:  # the latter for a million brackets
         raise InvalidImage(f"body: not JSON: {error}") from error
     if not isinstance(fields, dict) or len(fields) != 1 or not fields.keys() <= {"pixels", "vector"}:
-        raise InvalidImage('body: allowed is an object with either "pixels" or "vector"')
+        told = reprlib.repr(fields)
+        raise InvalidImage(f'body: {told}; allowed is an object with either "pixels" or "vector"')
     (name, values) = fields.popitem()
     try:
         numbers = np.array(values)
     except (ValueError, OverflowError):  # rows of different lengths, numbers without end
         numbers = np.empty(0)
     if numbers.dtype.kind not in "if" or numbers.shape not in {(PIXELS,), (SIDE, SIDE)}:
-        raise InvalidImage(f"{name}: allowed are {PIXELS} numbers, or {SIDE} rows of {SIDE}")
+        raise InvalidImage(f"{name}: {reprlib.repr(values)}; allowed are {PIXELS} numbers, or {SIDE} rows of {SIDE}")
     if name == "vector":
         return prepare(numbers.astype(np.float32))
-    if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > 255:
-        raise InvalidImage("pixels: allowed are whole numbers, 0 background to 255 ink")
+    is_wrong = (numbers < 0) | (numbers > 255) | (numbers % 1 != 0)
+    if is_wrong.any():
+        raise InvalidImage(f"pixels: {numbers[is_wrong][0]}; allowed are whole numbers, 0 background to 255 ink")
     return prepare(numbers.astype(np.uint8))
