@@ -7,7 +7,8 @@ import pytest
 
 from digits_server.rpc import call as calls
 from digits_server.rpc.envoy import Server
-from digits_server.rpc.frames import MAX_MESSAGE_BYTES, PREFIX, Frames, Refused, frame
+from digits_server.rpc.frames import PREFIX, Frames, Refused, frame
+from digits_server.rpc.limits import MAX_MESSAGE_BYTES
 
 HEADERS = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import start_server
 
 from digits_server.config import Config
-from digits_server.rpc import envoy_process, fronts
+from digits_server.rpc import envoy_start, fronts
 
 pytestmark = pytest.mark.skipif(
     fronts.obstacle_to_envoy(Config()) is not None, reason=f"envoy {fronts.obstacle_to_envoy(Config())}"
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def listener(config, folder):
-    (found,) = envoy_process.configuration(config, folder)["static_resources"]["listeners"]
+    (found,) = envoy_start.configuration(config, folder)["static_resources"]["listeners"]
     return found
 
 
@@ -44,13 +44,13 @@ def test_configuration_is_one_that_envoy_takes(tmp_path):
     config = Config(host="127.0.0.1", port=0, tls_cert=Path("tls.pem"), tls_key=Path("tls.key"))
     for name in ("server", "clients"):
         (tmp_path / f"{name}.yaml").write_text("resources: []")
-    found = envoy_process.configuration(config, tmp_path)
+    found = envoy_start.configuration(config, tmp_path)
     manager = found["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     manager["http_filters"][1] = {
         "name": "router",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
     }
-    (tmp_path / "envoy.yaml").write_text(envoy_process.json.dumps(found))
+    (tmp_path / "envoy.yaml").write_text(envoy_start.json.dumps(found))
     envoy = Path(sys.executable).with_name("envoy")
     checked = subprocess.run(
         [envoy, "--mode", "validate", "-c", tmp_path / "envoy.yaml"], capture_output=True, text=True, check=False
@@ -74,7 +74,7 @@ def test_folders_of_the_dead_are_cleared_away(tmp_path):
         pass
     for pid in (ended.pid, os.getpid()):
         (tmp_path / f"digits-envoy-{pid}-x").mkdir()
-    own = envoy_process._own_folder(tmp_path)
+    own = envoy_start._own_folder(tmp_path)
     assert set(tmp_path.iterdir()) == {own, tmp_path / f"digits-envoy-{os.getpid()}-x"}
     assert own.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(own)

@@ -13,7 +13,7 @@ import grpc
 
 from digits_server.errors import public
 from digits_server.rpc.frames import Frames, Refused, frame
-from digits_server.rpc.grpcio import MESSAGE_S
+from digits_server.rpc.limits import MESSAGE_S
 
 if TYPE_CHECKING:
     from digits_server.rpc.context import Answer, Handler

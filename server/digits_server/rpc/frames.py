@@ -6,9 +6,9 @@ import struct
 
 import grpc
 
+from digits_server.rpc.limits import MAX_MESSAGE_BYTES
+
 PREFIX = struct.Struct(">BI")
-MAX_MESSAGE_BYTES = 4 * 2**20
-"""gRPC's own default, on both sides."""
 
 
 class Refused(Exception):

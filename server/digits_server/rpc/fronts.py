@@ -7,8 +7,9 @@ the same on both. What a front can't do is refused at the start, never ignored; 
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from digits_server.config import Config, SettingRefused
@@ -77,17 +78,21 @@ def make(config: Config, interceptor: Interceptor) -> Front:
     return Envoy(config, interceptor)
 
 
-def run(config: Config, serve: Callable[..., Coroutine[None, None, int]], *arguments: object) -> int:
-    """Run `serve(*arguments)` on an event loop under the front that the settings ask for; return its exit status.
+def run(config: Config, serve: str, *arguments: object) -> int:
+    """Run a coroutine on an event loop under the front that the settings ask for; return its exit status.
 
-    With Envoy this process becomes Envoy, with Python inside, and never returns: `serve` is imported by its name there,
-    `arguments` are pickled, and inheritable files stay open.
+    With Envoy this process becomes Envoy, with Python inside, and never returns; inheritable files stay open.
+
+    Args:
+        config: The settings.
+        serve: The coroutine function's name, `module:function`: with Envoy it is imported in the new program only.
+        arguments: Its arguments; with Envoy they are pickled.
     """
     if choose(config) == "envoy":
-        from digits_server.rpc import envoy_process  # noqa: PLC0415 - needs an optional dependency
+        from digits_server.rpc.envoy_start import become  # noqa: PLC0415 - needs an optional dependency
 
-        envoy_process.become(config, serve, arguments)
+        become(config, serve, arguments)
     import uvloop  # noqa: PLC0415 - Envoy's loop is made elsewhere
 
-    status: int = uvloop.run(serve(*arguments))
+    status: int = uvloop.run(pkgutil.resolve_name(serve)(*arguments))
     return status

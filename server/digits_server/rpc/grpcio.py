@@ -12,7 +12,13 @@ import grpc
 
 from digits_server.addresses import Address, reserved
 from digits_server.config import Config, SettingRefused
-from digits_server.rpc.frames import MAX_MESSAGE_BYTES
+from digits_server.rpc.limits import (
+    MAX_CONNECTIONS,
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_STREAMS,
+    MESSAGE_S,
+)
 
 if TYPE_CHECKING:
     from digits_server.rpc.context import Answer, Context, Handler
@@ -23,12 +29,6 @@ FLUSH_S = 0.5
 """Time for the last answers to leave the sockets."""
 HANDSHAKE_S = 20.0
 """Time for a client to say something after connecting."""
-MESSAGE_S = 20.0
-"""Time for the message of a unary call to come."""
-MAX_CONNECTIONS = 1000
-"""Fewer than the 1024 open files that a process usually may have."""
-MAX_METADATA_BYTES = 16 * 1024
-MAX_STREAMS = 1024
 MIN_PING_INTERVAL_S = 0.5
 """Clients of ours ask every second, while calls wait, whether this host is still there; gRPC's own limit is 300 s."""
 
@@ -49,7 +49,10 @@ class Grpcio:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_metadata_size", MAX_METADATA_BYTES),  # above it some calls fail by chance, so none shall pass
+            (
+                "grpc.max_metadata_size",
+                MAX_METADATA_BYTES,
+            ),  # above it some calls fail by chance, so none shall pass
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             # Only workers share their port: a second server must fail on it, not take a part of the calls by accident.

@@ -67,7 +67,7 @@ def start() -> tuple[subprocess.Popen[bytes], Connection]:
     with theirs:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "digits_server.workers.worker"],
+                [sys.executable, "-m", "digits_server.workers"],
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {PIPE: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from digits_server.metrics.definitions import Metrics
 from digits_server.metrics.http import AdminServer, scrape
 from digits_server.rpc import fronts
 from digits_server.server import Server
-from digits_server.workers.process import PIPE, Command, Draining, Message, Report
+from digits_server.workers.process import Command, Draining, Message, Report
 
 BEAT_S = 0.25
 """Time between heartbeats of a process that serves alone."""
@@ -40,7 +39,7 @@ def serve_alone(config: Config) -> int:
         SettingRefused: A setting can't work here, such as a port that is in use.
     """
     try:
-        return fronts.run(config, _serve_alone, config)
+        return fronts.run(config, f"{__name__}:_serve_alone", config)
     except ModelRefused as error:
         raise SettingRefused("--models", str(error)) from error
 
@@ -71,15 +70,7 @@ async def _serve_alone(config: Config) -> int:
         return await server.run(on_ready)
 
 
-def main() -> int:
-    """Serve at the end of the supervisor's pipe that the environment names; return the exit status."""
-    file = int(os.environ[PIPE])
-    with Connection(os.dup(file)) as pipe:
-        config: Config = pipe.recv()
-    return fronts.run(config, _serve, config, file)
-
-
-async def _serve(config: Config, file: int) -> int:
+async def serve(config: Config, file: int) -> int:
     """Serve, and tell the supervisor at the other end of the pipe `file`; return the exit status."""
     logs.to_stderr(config.log_level)
     # A copy: the descriptor itself is closed by the end of the process and nothing before it, which is how it is known.
@@ -131,9 +122,3 @@ def _obey(
         loop.call_soon_threadsafe(commands[Command.DRAIN])
         time.sleep(config.grace_s + EXIT_S)
         os._exit(1)  # the event loop hangs, and nobody is left to end this process
-
-
-if __name__ == "__main__":
-    from digits_server.workers.worker import main as run  # by its name: so `_serve` is found in the front's program
-
-    sys.exit(run())
