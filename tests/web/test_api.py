@@ -53,6 +53,14 @@ def png(size, mode="L", color=255, text=""):
     return file.getvalue()
 
 
+def turned(size):
+    """Return a JPEG whose EXIF says that its top is on the right, and who made it."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    Image.new("L", size, 255).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
 def classify(http, content, kind):
     return http.post("/api/classify", content=content, headers={"content-type": kind})
 
@@ -128,6 +136,7 @@ def test_blank_picture_abstains(http):
         (json.dumps({"vector": [float("nan")] * 784}).encode(), "application/json", 400, "allowed is 0 to 1"),
         (b"no picture", "image/png", 400, "no PNG or JPEG"),
         (png((100, 100))[:60], "image/png", 400, "can't be decoded"),
+        (turned((9, 9)).replace(b"\1\x0f\0\2", b"\1\0\0\2"), "image/jpeg", 400, "can't be decoded"),  # text for a width
         (png((50, 50), text="x" * 3_000_000), "image/png", 400, "no PNG or JPEG"),  # 3 KB that unpack to 3 MB
         (b"GIF89a", "image/gif", 415, "image/gif; allowed are application/json"),
         (b"", "", 415, "none; allowed are"),
@@ -323,11 +332,8 @@ def test_a_number_in_a_picture_is_read(http):
 
 async def test_pictures_are_read_upright(ask):
     """A photograph that its EXIF calls turned is turned before it is read; the size is that of the upright one."""
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # its top is on the right
-    Image.new("L", (300, 100), 255).save(file, "JPEG", exif=exif)
     client = Client(read=SimpleNamespace(text="", digits=()))
-    body = {"content": file.getvalue(), "headers": {"content-type": "image/jpeg"}}
+    body = {"content": turned((300, 100)), "headers": {"content-type": "image/jpeg"}}
     number = (await ask(client, "POST", "/api/read", **body)).raise_for_status().json()
     assert (number["width"], number["height"]) == (100, 300)
 
