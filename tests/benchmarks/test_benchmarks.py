@@ -58,3 +58,15 @@ def test_memory_is_watched():
     status, (line,) = benchmark("soak.py", "--seconds=1", "--transports=grpcio")
     assert (status == 0) == (line["grew by at most 5 %"] == "pass")
     assert float(line["calls in all"].replace(",", "")) > 100
+
+
+def test_pictures_are_read_by_both_models(tmp_path):
+    """Each scene ends in a line a model, of digits as of numbers; what was read wrong is drawn if asked for."""
+    status, lines = benchmark("pictures.py", "--count=30", "--sheets", tmp_path, "load_digits", "numbers")
+    assert status == 0
+    assert [(line["scene"], line["model"]) for line in lines] == [
+        (scene, model) for scene in ("load_digits", "numbers") for model in ("digits-mlp", "digits-cnn")
+    ]
+    assert all(float(line["right %"]) > 60 for line in lines)
+    has_faults = float(lines[0]["right %"]) < 100
+    assert (tmp_path / "load_digits digits-mlp.png").exists() == has_faults
