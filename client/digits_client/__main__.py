@@ -270,13 +270,13 @@ def watch(metrics: str, every_s: float, count: int | None) -> None:
 
 def _watched(metrics: str, every_s: float) -> Iterator[str]:
     try:
-        from digits_client import _watch  # noqa: PLC0415 - needs an optional dependency
+        from digits_client.watch import lines  # noqa: PLC0415 - needs an optional dependency
     except ModuleNotFoundError as error:
         raise Refused(
             f"it needs the parser of prometheus-client: pip install 'digits-client[watch]' ({error})"
         ) from error
     try:
-        yield from _watch.lines(metrics, every_s)
+        yield from lines(metrics, every_s)
     except ValueError as error:
         raise Refused(f"--metrics: {error}") from error
     except OSError as error:

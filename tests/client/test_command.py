@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import re
 import string
@@ -21,7 +20,7 @@ from PIL import Image
 from stub_server import Servicer, answer, serving
 
 from digits.v1 import classifier_pb2 as pb
-from digits_client import DigitClient, Model, _terminal, _watch
+from digits_client import DigitClient, Model, _terminal
 from digits_client.__main__ import main
 from digits_client.testing import FakeTransport
 
@@ -309,15 +308,6 @@ def test_watch_prints_as_many_lines_as_asked(server):
     assert [bool(re.fullmatch(figures, line)) for line in result.output.splitlines()] == [True, True]
 
 
-def test_watch_counts_anew_after_a_restart():
-    """Totals that fell are those of a server that was started between two readings: none of its rates is negative."""
-    before = _watch.Reading(0.0, images=500, calls=50, failures=5, by_bound_s={0.01: 40, math.inf: 50})
-    after = _watch.Reading(2.0, images=20, calls=4, failures=0, by_bound_s={0.01: 4, math.inf: 4})
-    line = _watch.describe(before, after)
-    assert line.split()[::2][:3] == ["10.0", "2.0", "0.0"]
-    assert "p50    5.000 ms" in line
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
@@ -341,8 +331,8 @@ def test_watch_without_a_page(arguments, status, complaint):
 
 def test_watch_without_the_parser_says_what_to_install(monkeypatch):
     """The optional dependency is named, with the extra that brings it."""
-    monkeypatch.delitem(sys.modules, "digits_client._watch", raising=False)
-    monkeypatch.delattr("digits_client._watch", raising=False)
+    monkeypatch.delitem(sys.modules, "digits_client.watch", raising=False)
+    monkeypatch.delattr("digits_client.watch", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
     result = CliRunner().invoke(main, ["watch"])
     assert result.exit_code == 2
@@ -352,7 +342,7 @@ def test_watch_without_the_parser_says_what_to_install(monkeypatch):
 
 def test_watch_ends_with_ctrl_c(monkeypatch):
     """Ctrl-C is the way to end it, not an error."""
-    monkeypatch.setattr("digits_client._watch.read", lambda _: None)
+    monkeypatch.setattr("digits_client.watch.read", lambda _: None)
     monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert CliRunner().invoke(main, ["watch"]).exit_code == 0
 

@@ -1,71 +1,56 @@
 """The live figures: the last seconds of looks, and a real server's page."""
 
 import httpx
-import pytest
 from gateways import conforms, start_gateway
 
+from digits_client import watch
 from digits_web import stats
 
 
-def scrape(at_s, rpcs):
-    return stats.parse(
+def reading(at_s, rpcs):
+    return watch.parse(
         f'grpc_server_handled_total{{grpc_method="Classify",grpc_code="OK"}} {rpcs}\n'
         f'grpc_server_handling_seconds_bucket{{grpc_method="Classify",le="+Inf"}} {rpcs}\n',
         at_s,
     )
 
 
-def test_scrapes_leave_the_window_and_restarts_empty_it():
-    """Figures are of the last ten seconds; when a server counts from zero again they start anew."""
+def test_readings_leave_the_window_and_restarts_do_not_empty_it():
+    """Figures are of the last ten seconds, also while a server that was restarted counts from zero again."""
     live = stats.Stats("http://x")
     for second in range(15):
-        live.add(scrape(second, 100 + second))
-    assert [each.at_s for each in live._scrapes] == list(range(4, 15))
-    live.add(scrape(15, 1))
-    assert [each.at_s for each in live._scrapes] == [15]
+        live.add(reading(second, 100 + second))
+    assert [each.at_s for each in live._readings] == list(range(4, 15))
+    live.add(reading(15, 3))
+    assert (live._latest["window_s"], live._latest["requests_per_s"]) == (10, 1.2)  # 9 before the restart, 3 after it
+    live.add(reading(16, 200))
+    assert live._latest["requests_per_s"] == 20.8
 
 
-PAGE = """\
-# HELP grpc_server_handled_total RPCs that ended.
-# TYPE grpc_server_handled_total counter
-grpc_server_handled_total{grpc_method="Classify",grpc_code="OK"} %(ok)d %(time)s
-grpc_server_handled_total{grpc_method="ModelInfer",grpc_code="INTERNAL"} %(failed)d
-grpc_server_handled_total{grpc_method="ClassifyStream",grpc_code="OK"} 1e9
-grpc_server_handling_seconds_bucket{grpc_method="Classify",le="0.001"} %(fast)d
-grpc_server_handling_seconds_bucket{grpc_method="Classify",le="0.002"} %(ok)d
-grpc_server_handling_seconds_bucket{grpc_method="Classify",le="+Inf"} %(ok)d
-digits_predictions_total{digit="3"} %(images)d
-digits_predictions_total{digit="}"} %(images)d
-digits_batch_size_count{model="a"} %(batches)d
-digits_batch_size_sum{model="a"} %(images)d
-digits_queue_depth{model="a"} 3
-digits_input_drift{model="a"} NaN
-"""
-
-
-@pytest.mark.parametrize("time", ["", "1395066363000"], ids=["a server's", "federated by Prometheus"])
-def test_figures_are_of_what_happened_between_two_scrapes(time):
-    """Rates, percentiles within buckets and batch size come of the difference; streams don't count, depth is now's."""
-    before = stats.parse(PAGE % {"ok": 10, "failed": 0, "fast": 5, "images": 10, "batches": 10, "time": time}, 100)
-    after = stats.parse(PAGE % {"ok": 20, "failed": 2, "fast": 13, "images": 50, "batches": 20, "time": time}, 104)
-    assert stats.figures(before, after) == {
+def test_figures_as_the_api_gives_them():
+    """Rates are of calls, not streams; None before the second reading, latency and batch size also without calls."""
+    figures = watch.Figures(
+        seconds=4,
+        images=80,
+        calls=12,
+        failed_calls=2,
+        failed_streams=7,
+        p50_s=0.001,
+        p99_s=0.002,
+        mean_batch_size=10 / 3,
+        queue_depth=3,
+    )
+    assert stats.as_json(figures) == {
         "window_s": 4,
         "requests_per_s": 3.0,
         "images_per_s": 20.0,
         "failures_per_s": 0.5,
-        "latency_s": {"p50": pytest.approx(0.000625), "p99": pytest.approx(0.00195)},
-        "mean_batch_size": 4.0,
+        "latency_s": {"p50": 0.001, "p99": 0.002},
+        "mean_batch_size": 3.333,
         "queue_depth": 3,
     }
-    nothing = stats.figures(after, after)
+    nothing = stats.as_json(watch.figures([reading(0, 100)]))
     assert (nothing["requests_per_s"], nothing["latency_s"]["p50"], nothing["mean_batch_size"]) == (None, None, None)
-
-
-def test_pages_of_others_are_refused():
-    """A page that is no Digits server's, or no metrics page at all, is a ValueError."""
-    for page in ("up 1\n", "<html>no metrics</html>"):
-        with pytest.raises(ValueError, match=r"\w"):
-            stats.parse(page, 0)
 
 
 def test_figures_of_a_real_server(gateway):
