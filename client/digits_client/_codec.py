@@ -7,12 +7,12 @@ which is what arrays hold. An answer in another valid arrangement is read by the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import columns_pb2 as columns_pb
@@ -21,6 +21,8 @@ from digits_client._errors import CallError, ServerFault, from_status
 _FLOAT32 = np.dtype("<f4")
 _PIXELS = columns_pb.ClassifyRequest(pixels=b"1").SerializeToString()[:1]  # the field's tag
 _VECTORS = columns_pb.ClassifyRequest(vectors=b"1").SerializeToString()[:1]
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 class Columns(NamedTuple):
@@ -68,13 +70,10 @@ def columns(answer: bytes, count: int) -> Columns:
     Raises:
         ServerFault: It can't be decoded, or is about another number of images.
     """
-    try:
-        message = columns_pb.ClassifyResponse.FromString(answer)
-        if message.ByteSize() == len(answer) and (found := _usual(message, count)):
-            return found
-        return _any(pb.ClassifyResponse.FromString(answer), count)
-    except DecodeError as error:
-        raise _undecodable(error) from error
+    message = _decoded(columns_pb.ClassifyResponse, answer)
+    if message.ByteSize() == len(answer) and (found := _usual(message, count)):
+        return found
+    return _any(_decoded(pb.ClassifyResponse, answer), count)
 
 
 def stream_answer(answer: bytes) -> Columns | CallError:
@@ -83,15 +82,17 @@ def stream_answer(answer: bytes) -> Columns | CallError:
     Raises:
         ServerFault: It can't be decoded.
     """
+    message = _decoded(pb.ClassifyStreamResponse, answer)
+    if message.WhichOneof("result") == "error":
+        return from_status(message.error.code, message.error.message)
+    return columns(message.response.SerializeToString(), 1)
+
+
+def _decoded(kind: type[MessageT], data: bytes) -> MessageT:
     try:
-        message = columns_pb.ClassifyStreamResponse.FromString(answer)
-        if message.WhichOneof("result") == "error":
-            return from_status(message.error.code, message.error.message)
-        if message.ByteSize() == len(answer) and (found := _usual(message.response, 1)):
-            return found
-        return _any(pb.ClassifyStreamResponse.FromString(answer).response, 1)
+        return kind.FromString(data)
     except DecodeError as error:
-        raise _undecodable(error) from error
+        raise ServerFault(grpc.StatusCode.INTERNAL, f"the answer can't be decoded: {error}") from error
 
 
 def _usual(message: columns_pb.ClassifyResponse, count: int) -> Columns | None:
@@ -135,7 +136,3 @@ def _any(message: pb.ClassifyResponse, count: int) -> Columns:
 
 def _numbers(column: Sequence[int]) -> npt.NDArray[np.unsignedinteger]:
     return np.array(column, np.uint8 if max(column) <= 0xFF else np.uint32)
-
-
-def _undecodable(error: DecodeError) -> ServerFault:
-    return ServerFault(grpc.StatusCode.INTERNAL, f"the answer can't be decoded: {error}")
