@@ -47,8 +47,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         """Return the number that a picture shows: see `DigitClient.read`. The picture is read in another thread."""
         seconds = self._timeout(timeout_s)
         reading = await asyncio.to_thread(Reading, image)
-        data, is_float = _requests.encoded(reading.rows)
-        request = _codec.request(self._options, data, is_float=is_float)
+        request = _requests.request(reading.rows, self._options)
         return reading.number(await self._predictions(request, len(reading.rows), seconds))
 
     async def classify_many(
@@ -64,9 +63,10 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         answers: list[Columns] = []
         pending: deque[asyncio.Task[Columns]] = deque()
         try:
-            for request, count in _requests.requests(rows, self._options):
-                pending.append(asyncio.create_task(self._ask(request, count, timeout_s)))
-                if len(pending) == _requests.CALLS_AT_ONCE:
+            for portion in _requests.portions(rows):
+                request = _requests.request(portion, self._options)
+                pending.append(asyncio.create_task(self._ask(request, len(portion), timeout_s)))
+                if len(pending) == _channel.CALLS_AT_ONCE:
                     answers.append(await pending.popleft())
             while pending:
                 answers.append(await pending.popleft())

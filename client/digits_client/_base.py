@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
 from digits_client import _address, _codec
-from digits_client._channel import Connection, Tls
+from digits_client._channel import CHANNEL_OPTIONS, Connection, Tls
 from digits_client._errors import ClientClosed
 from digits_client._results import Labels
 
@@ -47,7 +47,7 @@ class BaseClient(Generic[TransportT]):
         version = str(version) if _is_whole(version) else version
         self._options = _codec.options(_text("model", model), _text("version", version))
         token = _token(token)
-        options: list[tuple[str, int | str]] = []
+        options = [*CHANNEL_OPTIONS]
         target = _address.target(server)
         if _address.is_local(server):
             options.append(("grpc.enable_http_proxy", 0))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -14,6 +16,8 @@ CLASSIFY, CLASSIFY_STREAM, LIST_MODELS = (
     f"/digits.v1.DigitClassifier/{rpc}" for rpc in ("Classify", "ClassifyStream", "ListModels")
 )
 CHECK = "/grpc.health.v1.Health/Check"
+CALLS_AT_ONCE = 2
+"""Calls of `classify_many` in flight: one travels while the other is computed; more gained nothing when measured."""
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -90,7 +94,7 @@ class Connection:
     target: str
     """gRPC's name for the servers."""
     options: Sequence[tuple[str, int | str]]
-    """Of each channel, beside `CHANNEL_OPTIONS`."""
+    """Of each channel."""
     credentials: grpc.ChannelCredentials | None
     metadata: Sequence[tuple[str, str]] | None
     """Sent with each call."""
@@ -101,10 +105,19 @@ class Connection:
     hint: str
     """What else to say when the servers can't be reached."""
 
+    def channels(self, api: ModuleType, **settings: Any) -> list[Any]:
+        """Return the channels, made by `grpc` or `grpc.aio`."""
+        to = [self.target, self.credentials] if self.credentials else [self.target]
+        make = api.secure_channel if self.credentials else api.insecure_channel
+        return [make(*to, options=self.options, **settings) for _ in range(self.connections)]
 
-def callables(channel: Any) -> dict[str, Any]:
-    """Return what calls the methods on a channel, by their names: bytes in, bytes out."""
-    return {
-        **{method: channel.unary_unary(method) for method in (CLASSIFY, LIST_MODELS, CHECK)},
-        CLASSIFY_STREAM: channel.stream_stream(CLASSIFY_STREAM),
-    }
+
+def in_turn(channels: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield, without an end, what calls the methods on each of the channels, by their names: bytes in, bytes out."""
+    return itertools.cycle(
+        [
+            {method: channel.unary_unary(method) for method in (CLASSIFY, LIST_MODELS, CHECK)}
+            | {CLASSIFY_STREAM: channel.stream_stream(CLASSIFY_STREAM)}
+            for channel in channels
+        ]
+    )

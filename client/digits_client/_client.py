@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -17,7 +16,7 @@ from digits_client._errors import DigitsError, PermissionDenied, Unsupported
 from digits_client._reading import Number, Reading
 from digits_client._requests import ImageLike
 from digits_client._results import Model, Prediction, Predictions
-from digits_client._transport import GrpcTransport, Pending, Transport
+from digits_client._transport import GrpcTransport, Transport
 
 
 class DigitClient(_base.BaseClient[Transport]):
@@ -42,6 +41,8 @@ class DigitClient(_base.BaseClient[Transport]):
         ValueError: An argument, or a file of `tls`, can't be used; it is named, with the value and what is allowed.
         OSError: A file of `tls` can't be read.
     """
+
+    _transport: Transport
 
     def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows.
@@ -94,19 +95,11 @@ class DigitClient(_base.BaseClient[Transport]):
             ValueError: `timeout_s` can't be kept.
         """
         timeout_s = self._timeout(timeout_s)
-        answers: list[Columns] = []
-        pending: deque[tuple[Pending, int]] = deque()
-        try:
-            for request, count in _requests.requests(_requests.rows(images), self._options):
-                pending.append((self._usable().begin(_channel.CLASSIFY, request, timeout_s), count))
-                if len(pending) == _requests.CALLS_AT_ONCE:
-                    answers.append(_finished(*pending.popleft()))
-            while pending:
-                answers.append(_finished(*pending.popleft()))
-        finally:
-            for call, _ in pending:
-                call.cancel()
-        return _results.joined(answers, self._classes(answers[-1], time.monotonic() + timeout_s))
+        portions = _requests.portions(_requests.rows(images))
+        requests = (_requests.request(portion, self._options) for portion in portions)
+        answers = self._usable().calls(_channel.CLASSIFY, requests, timeout_s)
+        columns = [_codec.columns(answer, len(portion)) for answer, portion in zip(answers, portions, strict=True)]
+        return _results.joined(columns, self._classes(columns[-1], time.monotonic() + timeout_s))
 
     def stream(
         self, images: Iterable[ImageLike], *, timeout_s: float | None = None
@@ -170,8 +163,7 @@ class DigitClient(_base.BaseClient[Transport]):
     def close(self) -> None:
         """End the connections; calls in flight are cancelled."""
         self._is_closed = True
-        if self._transport:
-            self._transport.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +176,6 @@ class DigitClient(_base.BaseClient[Transport]):
 
     def _usable(self) -> Transport:
         self._check_usable()
-        assert self._transport is not None  # noqa: S101 - `_open` made it
         return self._transport
 
     def _call(self, method: str, request: bytes, timeout_s: float | None) -> bytes:
@@ -192,10 +183,9 @@ class DigitClient(_base.BaseClient[Transport]):
 
     def _classify(self, rows: Rows, timeout_s: float | None) -> list[Prediction]:
         """Return what (n, 784) images show, of one call."""
-        data, is_float = _requests.encoded(rows)
-        request = _codec.request(self._options, data, is_float=is_float)
         end = time.monotonic() + self._timeout(timeout_s)
-        columns = _codec.columns(self._call(_channel.CLASSIFY, request, timeout_s), len(rows))
+        answer = self._call(_channel.CLASSIFY, _requests.request(rows, self._options), timeout_s)
+        columns = _codec.columns(answer, len(rows))
         return list(_results.each(columns, self._classes(columns, end)))
 
     def _classes(self, answer: Columns, end_s: float) -> tuple[str, ...]:
@@ -208,7 +198,3 @@ class DigitClient(_base.BaseClient[Transport]):
                 listed = []
             known = self._labels.learn(answer, listed)
         return known
-
-
-def _finished(call: Pending, count: int) -> Columns:
-    return _codec.columns(call.result(), count)

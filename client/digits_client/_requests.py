@@ -20,8 +20,6 @@ ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | _arrays.
 
 IMAGES_PER_CALL = 1024
 """Images in one call of `classify_many`: 0.8 MB of pixels, 3.2 MB of floats; servers accept 4 MB."""
-CALLS_AT_ONCE = 2
-"""Calls of `classify_many` in flight: one travels while the other is computed; more gained nothing when measured."""
 
 
 class Stream:
@@ -38,13 +36,13 @@ class Stream:
 
     def request(self, image: ImageLike) -> bytes:
         """Return the message that asks for an image."""
-        data, is_float = memoryview(b""), False
         try:
-            data, is_float = encoded(prepare(image))
+            rows = prepare(image)
         except InvalidImage as error:
+            rows = np.empty((0, PIXELS), np.uint8)
             self._unreadable[self._sent] = error
         self._sent += 1
-        return _codec.stream_request(_codec.request(self._options, data, is_float=is_float))
+        return _codec.stream_request(request(rows, self._options))
 
     def result(self, answer: bytes) -> Columns | DigitsError:
         """Return what the next answer says."""
@@ -119,12 +117,15 @@ def encoded(rows: Rows) -> tuple[memoryview, bool]:
     return np.ascontiguousarray(rows, "<f4" if is_float else np.uint8).data, is_float
 
 
-def requests(rows: Rows, options: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield the requests for (n, 784) images, each with the number of images in it."""
-    for start in range(0, len(rows), IMAGES_PER_CALL):
-        some = rows[start : start + IMAGES_PER_CALL]
-        data, is_float = encoded(some)
-        yield _codec.request(options, data, is_float=is_float), len(some)
+def request(rows: Rows, options: bytes) -> bytes:
+    """Return the request for (n, 784) images."""
+    data, is_float = encoded(rows)
+    return _codec.request(options, data, is_float=is_float)
+
+
+def portions(rows: Rows) -> list[Rows]:
+    """Return (n, 784) images divided into what one call takes."""
+    return [rows[start : start + IMAGES_PER_CALL] for start in range(0, len(rows), IMAGES_PER_CALL)]
 
 
 def _numbered(at: int, image: ImageLike) -> Rows:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Protocol
 
 import grpc
 
-from digits_client._channel import CHANNEL_OPTIONS, CLASSIFY_STREAM, Connection, callables
+from digits_client._channel import CALLS_AT_ONCE, CLASSIFY_STREAM, Connection, in_turn
 from digits_client._errors import Border
-
-
-class Pending(Protocol):
-    """A call that has begun."""
-
-    def result(self) -> bytes:
-        """Wait for the answer, or raise a `CallError`."""
-
-    def cancel(self) -> Any:
-        """Give up."""
 
 
 class Transport(Protocol):
@@ -28,8 +18,8 @@ class Transport(Protocol):
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer to one message."""
 
-    def begin(self, method: str, request: bytes, timeout_s: float) -> Pending:
-        """Send one message, and don't wait for the answer."""
+    def calls(self, method: str, requests: Iterable[bytes], timeout_s: float) -> Iterator[bytes]:
+        """Yield the answers to messages that are a call each, in order."""
 
     def stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:
         """Yield the answers to a stream of messages, which is iterated in another thread if need be."""
@@ -55,38 +45,42 @@ class GrpcTransport:
     """Carries calls over the channels of grpc, each in its turn."""
 
     def __init__(self, to: Connection) -> None:
-        self._to = to
-        options = [*CHANNEL_OPTIONS, *to.options]
-        self._channels = [
-            grpc.secure_channel(to.target, to.credentials, options)
-            if to.credentials
-            else grpc.insecure_channel(to.target, options)
-            for _ in range(to.connections)
-        ]
+        self._channels = to.channels(grpc)
         if to.interceptors:
             try:
                 self._channels = [grpc.intercept_channel(channel, *to.interceptors) for channel in self._channels]
             except TypeError as error:
                 raise ValueError(f"interceptors: {to.interceptors}; allowed are grpc's client interceptors") from error
-        self._callables = itertools.cycle([callables(channel) for channel in self._channels])
+        self._in_turn = in_turn(self._channels)
+        self._metadata = to.metadata
         self._border = Border(to.hint)
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer to one message."""
         with self._border:
-            answer: bytes = next(self._callables)[method](request, timeout=timeout_s, metadata=self._to.metadata)
+            answer: bytes = next(self._in_turn)[method](request, timeout=timeout_s, metadata=self._metadata)
         return answer
 
-    def begin(self, method: str, request: bytes, timeout_s: float) -> Pending:
-        """Send one message, and don't wait for the answer."""
+    def calls(self, method: str, requests: Iterable[bytes], timeout_s: float) -> Iterator[bytes]:
+        """Yield the answers to messages that are a call each, in order; some calls are in flight at once."""
+        pending: deque[Any] = deque()
         with self._border:
-            call = next(self._callables)[method].future(request, timeout=timeout_s, metadata=self._to.metadata)
-        return _Pending(call, self._border)
+            try:
+                for request in requests:
+                    call = next(self._in_turn)[method]
+                    pending.append(call.future(request, timeout=timeout_s, metadata=self._metadata))
+                    if len(pending) == CALLS_AT_ONCE:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for unwanted in pending:
+                    unwanted.cancel()
 
     def stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:
         """Yield the answers to a stream of messages, which grpc iterates in another thread."""
         with self._border:
-            call = next(self._callables)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._to.metadata)
+            call = next(self._in_turn)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._metadata)
             try:
                 yield from call
             finally:
@@ -99,44 +93,25 @@ class GrpcTransport:
             channel.close()
 
 
-class _Pending:
-    def __init__(self, call: Any, border: Border) -> None:
-        self._call, self._border = call, border
-
-    def result(self) -> bytes:
-        with self._border:
-            answer: bytes = self._call.result()
-        return answer
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
 class AsyncGrpcTransport:
     """Carries calls over the channels of grpc.aio, each in its turn, on the event loop that runs when it is made."""
 
     def __init__(self, to: Connection) -> None:
-        self._to = to
-        options = [*CHANNEL_OPTIONS, *to.options]
-        self._channels = [
-            grpc.aio.secure_channel(to.target, to.credentials, options, interceptors=to.interceptors)
-            if to.credentials
-            else grpc.aio.insecure_channel(to.target, options, interceptors=to.interceptors)
-            for _ in range(to.connections)
-        ]
-        self._callables = itertools.cycle([callables(channel) for channel in self._channels])
+        self._channels = to.channels(grpc.aio, interceptors=to.interceptors)
+        self._in_turn = in_turn(self._channels)
+        self._metadata = to.metadata
         self._border = Border(to.hint)
 
     async def call_async(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer to one message."""
         with self._border:
-            answer: bytes = await next(self._callables)[method](request, timeout=timeout_s, metadata=self._to.metadata)
+            answer: bytes = await next(self._in_turn)[method](request, timeout=timeout_s, metadata=self._metadata)
         return answer
 
     async def stream_async(self, requests: AsyncIterator[bytes], timeout_s: float) -> AsyncIterator[bytes]:
         """Yield the answers to a stream of messages."""
         with self._border:
-            call = next(self._callables)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._to.metadata)
+            call = next(self._in_turn)[CLASSIFY_STREAM](requests, timeout=timeout_s, metadata=self._metadata)
             try:
                 async for answer in call:
                     yield answer

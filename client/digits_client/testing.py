@@ -5,8 +5,7 @@ What you pass them is read, prepared and refused just as by the real ones; only 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -54,11 +53,10 @@ class FakeTransport:
             return pb.ListModelsResponse(models=models).SerializeToString()
         return self._classify(message).SerializeToString()
 
-    def begin(self, method: str, request: bytes, timeout_s: float) -> Future[bytes]:
-        """Answer one message, as a call that has ended."""
-        call: Future[bytes] = Future()
-        call.set_result(self.call(method, request, timeout_s))
-        return call
+    def calls(self, method: str, requests: Iterable[bytes], timeout_s: float) -> Iterator[bytes]:
+        """Yield the answers to messages that are a call each."""
+        for request in requests:
+            yield self.call(method, request, timeout_s)
 
     def stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:  # noqa: ARG002
         """Yield the answers to a stream of messages."""
