@@ -22,22 +22,24 @@ def target(server: str | Sequence[str]) -> str:
     """
     if isinstance(server, str):
         scheme, colon, rest = server.partition(":")
-        if scheme not in SCHEMES or not colon or _is_host_called(scheme, rest):
+        is_path = scheme.startswith("unix")
+        if scheme not in SCHEMES or not colon or (rest.isdecimal() and not is_path):  # such as dns:53, a host's name
             return _checked(server, server)
-        if scheme == "xds" or (scheme.startswith("unix") and rest.strip("/")):
+        if scheme == "xds" or (is_path and rest.strip("/")):
             return server
         for address in rest.rpartition("/")[2].split(","):
             _checked(address, server)
         return server
     if not isinstance(server, list | tuple) or not all(isinstance(address, str) for address in server):
         raise ValueError(f"server: {server!r}; {ALLOWED}")
-    kinds = {_kind(address) for address in server}
-    if len(kinds) != 1 or "" in kinds:
+    checked = [_checked(address, address) for address in server]
+    versions = {_version(_host(address)) for address in checked}
+    if versions not in ({4}, {6}):
         raise ValueError(
             f"server: {list(server)}; several servers are given as addresses, all IPv4 as in 10.0.0.1:50051 or all "
             "IPv6 as in [::1]:50051; a name with several addresses is given as 'dns:///name:port'"
         )
-    return f"{kinds.pop()}:{','.join(_checked(address, address) for address in server)}"
+    return f"ipv{versions.pop()}:{','.join(checked)}"
 
 
 def is_local(server: str | Sequence[str]) -> bool:
@@ -60,11 +62,6 @@ def proxy_hint(server: str | Sequence[str]) -> str:
     return f"through the proxy that {names[0]} names in the environment; no_proxy={host} goes without"
 
 
-def _is_host_called(scheme: str, rest: str) -> bool:
-    """Return whether `scheme:rest` is a host of that name with its port, such as dns:53."""
-    return rest.isdecimal() and not scheme.startswith("unix")
-
-
 def _checked(address: str, given: str) -> str:
     """Return `host:port`, an IPv6 host in brackets.
 
@@ -78,9 +75,7 @@ def _checked(address: str, given: str) -> str:
         raise ValueError(f"server: {given!r} has no port; {ALLOWED}")
     if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
         raise ValueError(f"server: {given!r} has the port {port!r}; allowed are 1 to 65535")
-    if host.startswith("[") != host.endswith("]"):
-        raise ValueError(f"server: {given!r}; {ALLOWED}")
-    bare = host.removeprefix("[").removesuffix("]")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if _version(bare) == 6:
         return f"[{bare}]:{port}"
     if bare != host or not _HOST.fullmatch(host):
@@ -98,12 +93,6 @@ def _version(host: str) -> int:
         return ipaddress.ip_address(host).version
     except ValueError:
         return 0
-
-
-def _kind(address: str) -> str:
-    """Return "ipv4" or "ipv6"; for what is not `address:port`, ""."""
-    version = _version(_host(address))
-    return f"ipv{version}" if version and address.rpartition(":")[2].isdecimal() and _version(address) != 6 else ""
 
 
 def _is_loopback(address: str) -> bool:

@@ -39,12 +39,12 @@ class BaseClient(Generic[TransportT]):
         interceptors: Sequence[Any] = (),
         transport: TransportT | None = None,
     ) -> None:
-        if not _is_whole(connections) or not 1 <= connections <= MAX_CONNECTIONS:
+        if type(connections) is not int or not 1 <= connections <= MAX_CONNECTIONS:
             raise ValueError(f"connections: {connections!r}; allowed are 1 to {MAX_CONNECTIONS}")
         if not isinstance(tls, Tls | None):
             raise ValueError(f"tls: {tls!r}; allowed are Tls(...), or None for plain text")  # noqa: TRY004 - as all
         self._timeout_s = seconds(timeout_s)
-        version = str(version) if _is_whole(version) else version
+        version = str(version) if type(version) is int else version
         self._options = _codec.options(_text("model", model), _text("version", version))
         token = _token(token)
         options = [*CHANNEL_OPTIONS]
@@ -104,10 +104,6 @@ def seconds(timeout_s: float) -> float:
             f"timeout_s: {timeout_s!r}; allowed are numbers above 0, in seconds, up to {MAX_TIMEOUT_S:.0f} (a year)"
         )
     return float(timeout_s)
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _text(name: str, value: object) -> str:
