@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -19,18 +20,20 @@ MAX_DELAY_S = 0.1
 """How long calls wait for those in flight, at most: one server that hangs must not hold up calls to the others."""
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """One image whose caller waits for the result."""
 
-    __slots__ = ("batch", "context", "data", "deadline", "is_float", "result", "task")
-
-    def __init__(self, data: bytes, deadline: float, result: asyncio.Future[Prediction], *, is_float: bool) -> None:
-        self.data, self.is_float = data, is_float
-        self.deadline = deadline  # by the event loop's clock
-        self.result = result
-        self.context = contextvars.copy_context()  # where a tracing interceptor finds the caller's span
-        self.batch: list[Call] = []  # those that share its request, itself among them
-        self.task: asyncio.Task[None] | None = None
+    data: bytes
+    is_float: bool
+    deadline: float
+    """By the event loop's clock."""
+    result: asyncio.Future[Prediction]
+    batch: Sequence[Call] = ()
+    """Those that share its request, itself among them."""
+    task: asyncio.Task[None] | None = None
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """Where a tracing interceptor finds the caller's span."""
 
     def fail(self, error: Exception) -> None:
         """Give up, unless that has happened."""
@@ -70,17 +73,15 @@ class Coalescer:
         self._loop = asyncio.get_running_loop()
         self._waiting: tuple[deque[Call], deque[Call]] = (deque(), deque())  # bytes, floats: a request holds one kind
         self._is_float_next = False
-        self._is_scheduled = False
         self._max_delay: asyncio.TimerHandle | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def classify(self, data: bytes, deadline: float, *, is_float: bool) -> Prediction:
         """Return what one encoded image shows, by `deadline` of the event loop's clock."""
-        call = Call(data, deadline, self._loop.create_future(), is_float=is_float)
-        self._waiting[is_float].append(call)
-        if not self._is_scheduled:  # for once everybody has called who can in this turn of the loop
-            self._is_scheduled = True
+        if not any(self._waiting):  # send once everybody has called who can in this turn of the loop
             self._loop.call_soon(self._flush)
+        call = Call(data, is_float, deadline, self._loop.create_future())
+        self._waiting[is_float].append(call)
         timer = self._loop.call_at(deadline, call.expire)
         try:
             return await call.result
@@ -98,7 +99,6 @@ class Coalescer:
 
     def _flush(self, *, is_forced: bool = False) -> None:
         """Send what may be sent; if forced, one request more."""
-        self._is_scheduled = False
         while (is_forced or len(self._in_flight) < self._max_in_flight) and (batch := self._take()):
             is_forced = False
             task = self._loop.create_task(self._send(batch), context=batch[0].context)
