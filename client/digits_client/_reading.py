@@ -47,18 +47,16 @@ class Reading:
     def __init__(self, image: ImageLike) -> None:
         if _arrays.is_array(image):
             raise InvalidImage("image: an array; allowed are a path, bytes or a PIL image: PIL.Image.fromarray(array)")
-        self._lattice = pictures().segment(bytes(image) if isinstance(image, bytearray | memoryview) else image)
-
-    @property
-    def rows(self) -> npt.NDArray[np.uint8]:
+        picture = bytes(image) if isinstance(image, bytearray | memoryview) else image
+        self._segments = pictures().segment(picture)
+        self.rows: npt.NDArray[np.uint8] = np.stack([each.image for each in self._segments]).reshape(-1, PIXELS)
         """(n, 784) everything that may be a digit."""
-        return np.asarray(self._lattice.images, np.uint8).reshape(-1, PIXELS)
 
     def number(self, predictions: Sequence[Prediction]) -> Number:
         """Return the number, from what the model says of each of `rows`."""
-        chosen = self._lattice.best([prediction.confidence for prediction in predictions])
-        segments = self._lattice.segments
+        chosen = pictures().likeliest(self._segments, [prediction.confidence for prediction in predictions])
         digits = tuple(
-            ReadDigit(segments[at].box, segments[at].image, predictions[at], segments[at].is_touching) for at in chosen
+            ReadDigit(each.box, each.image, prediction, each.is_touching)
+            for each, prediction in ((self._segments[at], predictions[at]) for at in chosen)
         )
         return Number("".join(digit.prediction.label for digit in digits), digits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 
 import cv2
@@ -34,15 +34,14 @@ NARROWEST = 0.6  # width of a block, in heights, that may be several digits
 # Chosen for most numbers right among those made of MNIST's training digits:
 WIDEST = 0.9  # width of a digit, in heights; what is wider is less likely one
 CUT = -0.4  # log odds of a cut
-Box = tuple[int, int, int, int]
-"""x, y, width and height in pixels of the decoded picture."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """Ink that may be a digit."""
 
-    box: Box
+    box: tuple[int, int, int, int]
+    """x, y, width and height in pixels of the decoded picture."""
     image: npt.NDArray[np.uint8]
     """(28, 28) as MNIST would have it."""
     is_touching: bool
@@ -53,49 +52,7 @@ class Segment:
     stop: int
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """All segments that a number may consist of."""
-
-    segments: list[Segment]
-
-    @property
-    def images(self) -> npt.NDArray[np.uint8]:
-        """(n, 28, 28) of all segments, to be classified."""
-        return np.stack([segment.image for segment in self.segments])
-
-    def best(self, confidences: Sequence[float]) -> list[int]:
-        """Return the indices of the segments that are the number, in reading order.
-
-        Args:
-            confidences: A model's in its answer to each of `images`: high for a digit, low for part of one or for two.
-        """
-        usual = self._usual_height()
-        likelihood = [
-            float(np.log(max(confidence, 1e-6))) - max(0.0, segment.box[2] / usual - WIDEST)
-            for segment, confidence in zip(self.segments, confidences, strict=True)
-        ]
-        chosen: list[int] = []
-        for block in sorted({segment.block for segment in self.segments}):
-            mine = [index for index, segment in enumerate(self.segments) if segment.block == block]
-            paths: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-            for index in sorted(mine, key=lambda index: self.segments[index].stop):
-                segment = self.segments[index]
-                if segment.start in paths:
-                    score, path = paths[segment.start]
-                    score += likelihood[index] + (CUT if segment.start else 0)
-                    if segment.stop not in paths or score > paths[segment.stop][0]:
-                        paths[segment.stop] = score, [*path, index]
-            chosen += paths[max(paths)][1]
-        return chosen
-
-    def _usual_height(self) -> float:
-        """Return the median height of blocks, in pixels: cuts change a block's width, hardly its height."""
-        widest = {segment.block: segment for segment in sorted(self.segments, key=lambda each: each.stop - each.start)}
-        return float(np.median([segment.box[3] for segment in widest.values()]))
-
-
-def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
+def segment(picture: str | Path | bytes | Image.Image) -> list[Segment]:
     """Return the segments of a picture of a number, in reading order.
 
     Raises:
@@ -112,7 +69,34 @@ def segment(picture: str | Path | bytes | Image.Image) -> Lattice:
             raise InvalidImage(f"image: shows more than {MOST} shapes that may be digits; cut it to the numbers alone")
     if not segments:
         raise InvalidImage("image: shows nothing to read")
-    return Lattice(segments)
+    return segments
+
+
+def likeliest(segments: Sequence[Segment], confidences: Sequence[float]) -> list[int]:
+    """Return the indices of the segments that are the number, in reading order.
+
+    Args:
+        segments: Those of a picture.
+        confidences: A model's in its answer to each of them: high for a digit, low for part of one or for two.
+    """
+    widest = {segment.block: segment for segment in sorted(segments, key=lambda each: each.stop - each.start)}
+    usual = float(np.median([segment.box[3] for segment in widest.values()]))  # cuts hardly change a block's height
+    likelihood = [
+        float(np.log(max(confidence, 1e-6))) - max(0.0, segment.box[2] / usual - WIDEST)
+        for segment, confidence in zip(segments, confidences, strict=True)
+    ]
+    chosen: list[int] = []
+    for _, block in groupby(range(len(segments)), key=lambda index: segments[index].block):
+        paths: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+        for index in sorted(block, key=lambda index: segments[index].stop):
+            segment = segments[index]
+            if segment.start in paths:
+                score, path = paths[segment.start]
+                score += likelihood[index] + (CUT if segment.start else 0)
+                if segment.stop not in paths or score > paths[segment.stop][0]:
+                    paths[segment.stop] = score, [*path, index]
+        chosen += paths[max(paths)][1]
+    return chosen
 
 
 def _blocks(found: list[Part]) -> list[list[Part]]:
