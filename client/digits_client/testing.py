@@ -37,30 +37,25 @@ class FakeTransport:
     def __init__(self, answer: Answer | Answerer, labels: Sequence[str] = DIGITS) -> None:
         self._answer: Answerer = answer if callable(answer) else lambda _: answer
         self._labels = list(labels)
-        self._versions = [("fake", "1")]
+        self._models = [self._model("fake", "1")]
         self.images: list[npt.NDArray[np.generic]] = []
         """The (28, 28) images that were sent, oldest first."""
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:  # noqa: ARG002 - it takes no time
         """Return the answer to one message."""
         if method == _channel.CHECK:
-            status = health_pb2.HealthCheckResponse.SERVING
-            return health_pb2.HealthCheckResponse(status=status).SerializeToString()
-        message = pb.ClassifyRequest.FromString(request)
+            return health_pb2.HealthCheckResponse(status="SERVING").SerializeToString()
         if method == _channel.LIST_MODELS:
-            fake, *asked = self._versions
-            models = [self._model(*fake, is_default=True), *(self._model(*each) for each in asked)]
-            return pb.ListModelsResponse(models=models).SerializeToString()
-        return self._classify(message).SerializeToString()
+            return pb.ListModelsResponse(models=self._models).SerializeToString()
+        return self._classify(pb.ClassifyRequest.FromString(request)).SerializeToString()
 
     def calls(self, method: str, requests: Iterable[bytes], timeout_s: float) -> Iterator[bytes]:
         """Yield the answers to messages that are a call each."""
-        for request in requests:
-            yield self.call(method, request, timeout_s)
+        return (self.call(method, request, timeout_s) for request in requests)
 
     def stream(self, requests: Iterator[bytes], timeout_s: float) -> Iterator[bytes]:  # noqa: ARG002
         """Yield the answers to a stream of messages."""
-        yield from map(self._classify_streamed, requests)
+        return map(self._classify_streamed, requests)
 
     def close(self) -> None:
         """Do nothing."""
@@ -77,7 +72,8 @@ class FakeTransport:
     async def close_async(self) -> None:
         """Do nothing."""
 
-    def _model(self, name: str, version: str, *, is_default: bool = False) -> pb.Model:
+    def _model(self, name: str, version: str) -> pb.Model:
+        is_default = (name, version) == ("fake", "1")
         state = pb.MODEL_STATE_SERVING
         return pb.Model(name=name, version=version, is_default=is_default, state=state, labels=self._labels)
 
@@ -87,17 +83,17 @@ class FakeTransport:
             raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "pixels: no images")
         images: list[npt.NDArray[np.generic]] = list(pixels.reshape(-1, 28, 28))
         self.images += images
-        model, version = request.model or "fake", request.version or "1"
-        if (model, version) not in self._versions:
-            self._versions.append((model, version))
+        model = self._model(request.model or "fake", request.version or "1")
+        if model not in self._models:
+            self._models.append(model)
         probabilities = np.stack([self._probabilities(self._answer(image)) for image in images])
         return pb.ClassifyResponse(
             digits=probabilities.argmax(axis=1).tolist(),
             confidences=probabilities.max(axis=1).tolist(),
             probabilities=probabilities.ravel().tolist(),
             quality_flags=[0] * len(images),
-            model=model,
-            version=version,
+            model=model.name,
+            version=model.version,
             timing=pb.Timing(batch_size=len(images)),
         )
 
