@@ -25,7 +25,7 @@ MANY = f"(n, {PIXELS}), (n, {SIDE}, {SIDE}) or (n, {SIDE}, {SIDE}, 1)"
 
 def is_array(image: object) -> TypeGuard[ArrayLike]:
     """Return whether this is an array, or numbers in lists."""
-    return isinstance(image, np.ndarray | list | tuple) or hasattr(image, "__array__")
+    return isinstance(image, list | tuple) or hasattr(image, "__array__")
 
 
 def row(image: ArrayLike) -> Rows:

@@ -94,7 +94,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
             except Exception as error:  # noqa: BLE001 - gRPC would swallow it; it belongs to the stream's caller
                 failures.append(error)
 
-        timeout_s = self._timeout(timeout_s, _base.STREAM_TIMEOUT_S)
+        timeout_s = self._timeout(_base.STREAM_TIMEOUT_S if timeout_s is None else timeout_s)
         async for answer in self._usable().stream_async(requests(), timeout_s):
             result = stream.result(answer)
             if isinstance(result, DigitsError):

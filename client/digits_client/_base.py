@@ -85,11 +85,9 @@ class BaseClient(Generic[TransportT]):
                 "does not copy; make clients after the fork, or start processes with 'spawn'"
             )
 
-    def _timeout(self, timeout_s: float | None, default_s: float | None = None) -> float:
-        """Return the seconds that a call may take: what it says itself, else the default, else the client's."""
-        if timeout_s is not None:
-            return seconds(timeout_s)
-        return self._timeout_s if default_s is None else default_s
+    def _timeout(self, timeout_s: float | None) -> float:
+        """Return the seconds that a call may take: what it says itself, else what the client does."""
+        return self._timeout_s if timeout_s is None else seconds(timeout_s)
 
 
 def seconds(timeout_s: float) -> float:

@@ -130,7 +130,7 @@ class DigitClient(_base.BaseClient[Transport]):
             except Exception as error:  # noqa: BLE001 - gRPC would swallow it; it belongs to the stream's caller
                 failures.append(error)
 
-        timeout_s = self._timeout(timeout_s, _base.STREAM_TIMEOUT_S)
+        timeout_s = self._timeout(_base.STREAM_TIMEOUT_S if timeout_s is None else timeout_s)
         for answer in self._usable().stream(requests(), timeout_s):
             result = stream.result(answer)
             if isinstance(result, DigitsError):

@@ -88,7 +88,7 @@ def rows(images: npt.NDArray[np.generic] | Iterable[ImageLike]) -> Rows:
     Raises:
         InvalidImage: One of them can't be read, or there are none.
     """
-    if isinstance(images, np.ndarray) or hasattr(images, "__array__"):
+    if hasattr(images, "__array__"):
         many = _arrays.rows(images)
     else:
         many = _joined([_numbered(at, image) for at, image in enumerate(each(images))])
