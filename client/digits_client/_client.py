@@ -183,10 +183,11 @@ class DigitClient(_base.BaseClient[Transport]):
 
     def _classify(self, rows: Rows, timeout_s: float | None) -> list[Prediction]:
         """Return what (n, 784) images show, of one call."""
-        end = time.monotonic() + self._timeout(timeout_s)
-        answer = self._call(_channel.CLASSIFY, _requests.request(rows, self._options), timeout_s)
+        seconds = self._timeout(timeout_s)
+        end_s = time.monotonic() + seconds
+        answer = self._usable().call(_channel.CLASSIFY, _requests.request(rows, self._options), seconds)
         columns = _codec.columns(answer, len(rows))
-        return list(_results.each(columns, self._classes(columns, end)))
+        return list(_results.each(columns, self._classes(columns, end_s)))
 
     def _classes(self, answer: Columns, end_s: float) -> tuple[str, ...]:
         """Return the labels of the version that answered; the first time, ask for them, until `end_s`, monotonic."""

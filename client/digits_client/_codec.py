@@ -70,10 +70,19 @@ def columns(answer: bytes, count: int) -> Columns:
     Raises:
         ServerFault: It can't be decoded, or is about another number of images.
     """
-    message = _decoded(columns_pb.ClassifyResponse, answer)
-    if message.ByteSize() == len(answer) and (found := _usual(message, count)):
-        return found
-    return _any(_decoded(pb.ClassifyResponse, answer), count)
+    usual = _decoded(columns_pb.ClassifyResponse, answer)
+    is_usual = usual.ByteSize() == len(answer) and _is_usual(usual, count)
+    message = usual if is_usual else _decoded(pb.ClassifyResponse, answer)
+    digits, quality = _numbers(message.digits), _numbers(message.quality_flags)
+    confidences, probabilities = _floats(message.confidences), _floats(message.probabilities)
+    if not len(digits) == len(confidences) == len(quality) == count or len(probabilities) % count:
+        raise ServerFault(
+            grpc.StatusCode.INTERNAL,
+            f"{len(digits)} digits, {len(confidences)} confidences, {len(quality)} quality flags and "
+            f"{len(probabilities)} probabilities answer {count} images",
+        )
+    probabilities = probabilities.reshape(count, -1)
+    return Columns(digits, confidences, probabilities, quality, message.model, message.version, message.timing)
 
 
 def stream_answer(answer: bytes) -> Columns | CallError:
@@ -95,44 +104,18 @@ def _decoded(kind: type[MessageT], data: bytes) -> MessageT:
         raise ServerFault(grpc.StatusCode.INTERNAL, f"the answer can't be decoded: {error}") from error
 
 
-def _usual(message: columns_pb.ClassifyResponse, count: int) -> Columns | None:
-    """Return the columns of an answer as Digits servers write it, one byte a number; None for any other."""
-    digits, quality = message.digits, message.quality_flags
-    if not len(digits) == len(quality) == count or max(digits) > 0x7F or max(quality) > 0x7F:
-        return None
-    if len(message.confidences) != 4 * count or len(message.probabilities) % (4 * count):
-        return None
-    return Columns(
-        np.frombuffer(digits, np.uint8),
-        np.frombuffer(message.confidences, _FLOAT32),
-        np.frombuffer(message.probabilities, _FLOAT32).reshape(count, -1),
-        np.frombuffer(quality, np.uint8),
-        message.model,
-        message.version,
-        message.timing,
-    )
+def _is_usual(message: columns_pb.ClassifyResponse, count: int) -> bool:
+    """Return whether the columns are such as Digits servers write, a byte a number; others are read one by one."""
+    digits, quality, confidences = message.digits, message.quality_flags, message.confidences
+    is_complete = len(digits) == len(quality) == count and len(confidences) == 4 * count
+    return is_complete and not len(message.probabilities) % 4 and max(digits) < 0x80 and max(quality) < 0x80
 
 
-def _any(message: pb.ClassifyResponse, count: int) -> Columns:
-    """Return the columns of an answer in any valid form.
-
-    Raises:
-        ServerFault: They are not of that length.
-    """
-    lengths = {len(column) for column in (message.digits, message.confidences, message.quality_flags)}
-    if lengths != {count} or len(message.probabilities) % count:
-        about = f"columns of length {sorted(lengths)} and {len(message.probabilities)} probabilities"
-        raise ServerFault(grpc.StatusCode.INTERNAL, f"{about} answer {count} images")
-    return Columns(
-        _numbers(message.digits),
-        np.array(message.confidences, np.float32),
-        np.array(message.probabilities, np.float32).reshape(count, -1),
-        _numbers(message.quality_flags),
-        message.model,
-        message.version,
-        message.timing,
-    )
+def _numbers(column: bytes | Sequence[int]) -> npt.NDArray[np.unsignedinteger]:
+    if isinstance(column, bytes):
+        return np.frombuffer(column, np.uint8)
+    return np.array(column, np.uint8 if max(column, default=0) <= 0xFF else np.uint32)
 
 
-def _numbers(column: Sequence[int]) -> npt.NDArray[np.unsignedinteger]:
-    return np.array(column, np.uint8 if max(column) <= 0xFF else np.uint32)
+def _floats(column: bytes | Sequence[float]) -> npt.NDArray[np.float32]:
+    return np.frombuffer(column, _FLOAT32) if isinstance(column, bytes) else np.array(column, np.float32)
