@@ -34,14 +34,15 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
-    _coalescer: Coalescer
+    _coalescers: list[Coalescer]
+    """Of bytes, and of floats."""
 
     async def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows: see `DigitClient.classify`. Pictures are read in another thread."""
         deadline = asyncio.get_running_loop().time() + self._timeout(timeout_s)
         data, is_float = _requests.encoded(await _in_thread(_requests.prepare, image))
         self._usable()
-        return await self._coalescer.classify(bytes(data), deadline, is_float=is_float)
+        return await self._coalescers[is_float].classify(bytes(data), deadline)
 
     async def read(self, image: ImageLike, *, timeout_s: float | None = None) -> Number:
         """Return the number that a picture shows: see `DigitClient.read`. The picture is read in another thread."""
@@ -116,7 +117,8 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         """End the connections; calls in flight are cancelled."""
         self._is_closed = True
         if self._loop is asyncio.get_running_loop():
-            self._coalescer.close()
+            for coalescer in self._coalescers:
+                coalescer.close()
         if self._transport:
             await self._transport.close_async()
 
@@ -132,7 +134,11 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._coalescer = Coalescer(self._predictions, self._options, max(2, self._connection.connections))
+            at_once = max(2, self._connection.connections)
+            self._coalescers = [
+                Coalescer(self._predictions, self._options, is_float=is_float, max_in_flight=at_once)
+                for is_float in (False, True)
+            ]
         if self._loop is not loop:
             raise ClientClosed(
                 "the client belongs to the event loop of its first call, and this is another; make a client in each "

@@ -25,7 +25,6 @@ class Call:
     """One image whose caller waits for the result."""
 
     data: bytes
-    is_float: bool
     deadline: float
     """By the event loop's clock."""
     result: asyncio.Future[Prediction]
@@ -51,7 +50,7 @@ class Call:
 
 
 class Coalescer:
-    """Sends single images to the server, those of concurrent callers together.
+    """Sends single images of one kind, bytes or floats, to the server, those of concurrent callers together.
 
     While fewer than `max_in_flight` requests are in flight, whoever waits is sent at once, alone or not; otherwise all
     wait, and those who wait are sent together. So a lone call is never delayed, and batches form under load.
@@ -60,6 +59,7 @@ class Coalescer:
         ask: Sends the bytes of a `ClassifyRequest` of so many images, with a timeout in seconds, and returns the
             results. It runs in the context of the first of the callers.
         options: Those of the client.
+        is_float: The kind: a request holds only one.
         max_in_flight: Requests that may be in flight at once.
     """
 
@@ -67,21 +67,22 @@ class Coalescer:
         self,
         ask: Callable[[bytes, int, float], Awaitable[Sequence[Prediction]]],
         options: bytes,
+        *,
+        is_float: bool,
         max_in_flight: int,
     ) -> None:
-        self._ask, self._options, self._max_in_flight = ask, options, max_in_flight
+        self._ask, self._options, self._is_float, self._max_in_flight = ask, options, is_float, max_in_flight
         self._loop = asyncio.get_running_loop()
-        self._waiting: tuple[deque[Call], deque[Call]] = (deque(), deque())  # bytes, floats: a request holds one kind
-        self._is_float_next = False
+        self._waiting: deque[Call] = deque()
         self._max_delay: asyncio.TimerHandle | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
 
-    async def classify(self, data: bytes, deadline: float, *, is_float: bool) -> Prediction:
+    async def classify(self, data: bytes, deadline: float) -> Prediction:
         """Return what one encoded image shows, by `deadline` of the event loop's clock."""
-        if not any(self._waiting):  # send once everybody has called who can in this turn of the loop
+        if not self._waiting:  # send once everybody has called who can in this turn of the loop
             self._loop.call_soon(self._flush)
-        call = Call(data, is_float, deadline, self._loop.create_future())
-        self._waiting[is_float].append(call)
+        call = Call(data, deadline, self._loop.create_future())
+        self._waiting.append(call)
         timer = self._loop.call_at(deadline, call.expire)
         try:
             return await call.result
@@ -93,34 +94,25 @@ class Coalescer:
 
     def close(self) -> None:
         """Give up all calls that wait."""
-        for waiting in self._waiting:
-            while waiting:
-                waiting.popleft().fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
+        while self._waiting:
+            self._waiting.popleft().fail(Cancelled(grpc.StatusCode.CANCELLED, "the client was closed"))
 
     def _flush(self, *, is_forced: bool = False) -> None:
         """Send what may be sent; if forced, one request more."""
-        while (is_forced or len(self._in_flight) < self._max_in_flight) and (batch := self._take()):
+        while self._waiting and (is_forced or len(self._in_flight) < self._max_in_flight):
             is_forced = False
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             task = self._loop.create_task(self._send(batch), context=batch[0].context)
             for call in batch:
                 call.batch, call.task = batch, task
             self._in_flight.add(task)
             task.add_done_callback(self._on_done)
-        if any(self._waiting) and self._max_delay is None:
+        if self._waiting and self._max_delay is None:
             self._max_delay = self._loop.call_later(MAX_DELAY_S, self._on_max_delay)
-
-    def _take(self) -> list[Call]:
-        """Return the calls that are sent next, none if none wait. Both kinds get their turn, whatever their numbers."""
-        self._is_float_next = not self._is_float_next
-        for waiting in (self._waiting[self._is_float_next], self._waiting[not self._is_float_next]):
-            if waiting:
-                return [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
-        return []
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        if any(self._waiting):
-            self._flush()
+        self._flush()
 
     def _on_max_delay(self) -> None:
         self._max_delay = None
@@ -131,7 +123,7 @@ class Coalescer:
         if not batch:  # they have left in the meantime
             return
         data = b"".join([call.data for call in batch])
-        request = _codec.request(self._options, data, is_float=batch[0].is_float)
+        request = _codec.request(self._options, data, is_float=self._is_float)
         latest = max(call.deadline for call in batch)  # each caller's own deadline has its own timer
         try:
             results = await self._ask(request, len(batch), latest - self._loop.time())

@@ -196,9 +196,9 @@ async def test_an_overloaded_server_is_said_to_each(server):
     async def ask(*_):
         raise Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
-    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
+    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls = (coalescer.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
+    calls = (coalescer.classify(BLANK.tobytes(), deadline) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [error.retryable for error in errors] == [True, True]
 
@@ -209,15 +209,31 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting():
     async def ask(*_):
         raise ZeroDivisionError
 
-    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
+    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls = (coalescer.classify(BLANK.tobytes(), deadline, is_float=False) for _ in range(2))
+    calls = (coalescer.classify(BLANK.tobytes(), deadline) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(error) for error in errors] == [ZeroDivisionError] * 2
 
 
-async def test_groups_are_bounded_and_both_forms_get_their_turn(monkeypatch):
-    """At most 256 images travel as one, floats are not kept waiting by ever more bytes; patience sends one group."""
+async def test_floats_do_not_wait_for_bytes(client, servicer, gate, monkeypatch):
+    """However many images of the one form wait for room, one of the other is sent."""
+    monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
+    calls = []
+    for number in range(5):
+        calls.append(asyncio.create_task(client.classify(image(number))))
+        await asyncio.sleep(0)
+        if number < 2:
+            await until(lambda sent=number + 1: len(servicer.sizes) == sent)
+    calls.append(asyncio.create_task(client.classify(image(5) / 255)))
+    await until(lambda: servicer.sizes == [1, 1, 1])
+    gate.set()
+    assert [prediction.digit for prediction in await asyncio.gather(*calls)] == list(range(6))
+    assert servicer.sizes == [1, 1, 1, 3]
+
+
+async def test_groups_are_bounded(monkeypatch):
+    """At most 256 images travel as one; patience sends one group."""
     monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
     sizes, gates = [], []
 
@@ -226,22 +242,18 @@ async def test_groups_are_bounded_and_both_forms_get_their_turn(monkeypatch):
         gates.append(asyncio.get_running_loop().create_future())
         return await gates[-1]
 
-    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
+    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    images = [BLANK.tobytes()] * 258 + [bytes(4 * 784)]
-    calls = [
-        asyncio.create_task(coalescer.classify(data, deadline, is_float=len(data) > 784))
-        for data in [*images, BLANK.tobytes()]
-    ]
+    calls = [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline)) for _ in range(600)]
     await until(lambda: sizes)
-    assert sizes == [4]  # a float has the bytes of four
+    assert sizes == [256]
     coalescer._on_max_delay()
     await until(lambda: len(sizes) > 1)
-    assert sizes == [4, 256]
+    assert sizes == [256, 256]
     for gate in gates[:]:
         gate.set_exception(ZeroDivisionError())
     await until(lambda: len(sizes) > 2)
-    assert sizes == [4, 256, 3]
+    assert sizes == [256, 256, 88]
     gates[2].set_exception(ZeroDivisionError())
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(result) for result in results} == {ZeroDivisionError}
@@ -258,9 +270,9 @@ async def test_those_who_left_are_not_asked_for_again():
         await asyncio.sleep(0)
         raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "no")
 
-    coalescer = Coalescer(ask, OPTIONS, max_in_flight=1)
+    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
-    calls += [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline, is_float=False)) for _ in range(4)]
+    calls += [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline)) for _ in range(4)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [InvalidRequest] * 2 + [asyncio.CancelledError] * 2
     assert sizes == [4, 2, 1, 1]
