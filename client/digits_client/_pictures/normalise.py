@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from digits_client._arrays import SIDE
 from digits_client._pictures.clean import Ink
 
-SIDE = 28
 BOX = 20  # side of the square that the ink is scaled into
 PENS = 2.5, 5.0  # narrowest and widest strokes that pass as they are; MNIST's are 2.9 wide
 FINE = 5  # pixels to one of the result's while the pen is changed

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from digits_client._arrays import PIXELS
 from digits_client._errors import InvalidImage
 from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of, refined
 from digits_client._pictures.decode import decode
-from digits_client._pictures.normalise import SIDE, normalised
+from digits_client._pictures.normalise import normalised
 
 ENOUGH = 640  # pixels of a picture's longer side: a digit of 1/30 of it is as large as MNIST's
 SMALLEST = 7  # pixels of the longer side of a digit that can be told
@@ -28,7 +29,7 @@ def prepare(picture: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
     ink = ink_of(decode(picture, ENOUGH))
     found = parts_of(ink)
     if not found.parts:
-        return np.zeros((1, SIDE * SIDE), np.uint8)
+        return np.zeros((1, PIXELS), np.uint8)
     found = refined(ink, found, _digit(found.parts)[0])
     digit = _digit(found.parts)
     return normalised(cut_out(ink, found.labels, digit)).reshape(1, -1)
