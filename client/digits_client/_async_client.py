@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Self, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
 
     _loop: asyncio.AbstractEventLoop | None = None
     _coalescers: list[Coalescer]
-    """Of bytes, and of floats."""
+    """Of bytes, and of floats: a request holds one kind."""
 
     async def classify(self, image: ImageLike, *, timeout_s: float | None = None) -> Prediction:
         """Return what one image shows: see `DigitClient.classify`. Pictures are read in another thread."""
@@ -135,10 +136,7 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
         if self._loop is None:
             self._loop = loop
             at_once = max(2, self._connection.connections)
-            self._coalescers = [
-                Coalescer(self._predictions, self._options, is_float=is_float, max_in_flight=at_once)
-                for is_float in (False, True)
-            ]
+            self._coalescers = [Coalescer(partial(self._together, is_float), at_once) for is_float in (False, True)]
         if self._loop is not loop:
             raise ClientClosed(
                 "the client belongs to the event loop of its first call, and this is another; make a client in each "
@@ -153,6 +151,10 @@ class AsyncDigitClient(_base.BaseClient[AsyncTransport]):
 
     async def _ask(self, request: bytes, count: int, timeout_s: float) -> Columns:
         return _codec.columns(await self._call(_channel.CLASSIFY, request, timeout_s), count)
+
+    async def _together(self, is_float: bool, images: list[bytes], timeout_s: float) -> list[Prediction]:
+        request = _codec.request(self._options, b"".join(images), is_float=is_float)
+        return await self._predictions(request, len(images), timeout_s)
 
     async def _predictions(self, request: bytes, count: int, timeout_s: float) -> list[Prediction]:
         end = time.monotonic() + timeout_s

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from digits_client import _codec
 from digits_client._errors import Cancelled, DeadlineExceeded, InvalidRequest, again
 from digits_client._results import Prediction
 
@@ -50,28 +49,23 @@ class Call:
 
 
 class Coalescer:
-    """Sends single images of one kind, bytes or floats, to the server, those of concurrent callers together.
+    """Sends single images to the server, those of concurrent callers together.
 
     While fewer than `max_in_flight` requests are in flight, whoever waits is sent at once, alone or not; otherwise all
     wait, and those who wait are sent together. So a lone call is never delayed, and batches form under load.
 
     Args:
-        ask: Sends the bytes of a `ClassifyRequest` of so many images, with a timeout in seconds, and returns the
-            results. It runs in the context of the first of the callers.
-        options: Those of the client.
-        is_float: The kind: a request holds only one.
+        ask: Sends encoded images in one request, with a timeout in seconds, and returns the results. It runs in the
+            context of the first of the callers.
         max_in_flight: Requests that may be in flight at once.
     """
 
     def __init__(
         self,
-        ask: Callable[[bytes, int, float], Awaitable[Sequence[Prediction]]],
-        options: bytes,
-        *,
-        is_float: bool,
+        ask: Callable[[list[bytes], float], Awaitable[Sequence[Prediction]]],
         max_in_flight: int,
     ) -> None:
-        self._ask, self._options, self._is_float, self._max_in_flight = ask, options, is_float, max_in_flight
+        self._ask, self._max_in_flight = ask, max_in_flight
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Call] = deque()
         self._max_delay: asyncio.TimerHandle | None = None
@@ -122,11 +116,9 @@ class Coalescer:
         batch = [call for call in batch if not call.result.done()]
         if not batch:  # they have left in the meantime
             return
-        data = b"".join([call.data for call in batch])
-        request = _codec.request(self._options, data, is_float=self._is_float)
         latest = max(call.deadline for call in batch)  # each caller's own deadline has its own timer
         try:
-            results = await self._ask(request, len(batch), latest - self._loop.time())
+            results = await self._ask([call.data for call in batch], latest - self._loop.time())
         except InvalidRequest as error:
             if len(batch) == 1:
                 batch[0].fail(error)

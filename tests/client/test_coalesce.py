@@ -13,7 +13,6 @@ from digits_client import AsyncDigitClient, Cancelled, DeadlineExceeded, Invalid
 from digits_client._coalesce import Coalescer
 
 BLANK = np.zeros(784, np.uint8)
-OPTIONS = b""
 
 
 def image(number):
@@ -196,7 +195,7 @@ async def test_an_overloaded_server_is_said_to_each(server):
     async def ask(*_):
         raise Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
-    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
+    coalescer = Coalescer(ask, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
     calls = (coalescer.classify(BLANK.tobytes(), deadline) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
@@ -209,7 +208,7 @@ async def test_a_fault_of_our_own_leaves_nobody_waiting():
     async def ask(*_):
         raise ZeroDivisionError
 
-    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
+    coalescer = Coalescer(ask, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
     calls = (coalescer.classify(BLANK.tobytes(), deadline) for _ in range(2))
     errors = await asyncio.gather(*calls, return_exceptions=True)
@@ -237,12 +236,12 @@ async def test_groups_are_bounded(monkeypatch):
     monkeypatch.setattr("digits_client._coalesce.MAX_DELAY_S", 1000)
     sizes, gates = [], []
 
-    async def ask(request, _count, _timeout_s):
-        sizes.append(len(request) // 784)
+    async def ask(images, _timeout_s):
+        sizes.append(len(images))
         gates.append(asyncio.get_running_loop().create_future())
         return await gates[-1]
 
-    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
+    coalescer = Coalescer(ask, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
     calls = [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline)) for _ in range(600)]
     await until(lambda: sizes)
@@ -263,14 +262,14 @@ async def test_those_who_left_are_not_asked_for_again():
     """When a refused request is halved, only images that somebody still waits for are sent again."""
     sizes, calls = [], []
 
-    async def ask(request, _count, _timeout_s):
-        sizes.append(len(request) // 784)
+    async def ask(images, _timeout_s):
+        sizes.append(len(images))
         for call in calls[2:]:
             call.cancel()
         await asyncio.sleep(0)
         raise InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, "no")
 
-    coalescer = Coalescer(ask, OPTIONS, is_float=False, max_in_flight=1)
+    coalescer = Coalescer(ask, max_in_flight=1)
     deadline = asyncio.get_running_loop().time() + 20
     calls += [asyncio.create_task(coalescer.classify(BLANK.tobytes(), deadline)) for _ in range(4)]
     results = await asyncio.gather(*calls, return_exceptions=True)
