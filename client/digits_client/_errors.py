@@ -120,9 +120,6 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
 }
 
 
-_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-
-
 class Border:
     """Raises our error `from` grpc's, around calls on a client's channels; one object for all of them.
 
@@ -160,7 +157,7 @@ def from_rpc_error(error: grpc.RpcError, hint: str = "") -> CallError:
 
 def from_status(number: int, details: str) -> CallError:
     """Return our error for a status inside a message."""
-    code = _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+    code = next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
     return _BY_CODE.get(code, CallError)(code, details)
 
 
