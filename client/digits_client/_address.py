@@ -44,9 +44,8 @@ def target(server: str | Sequence[str]) -> str:
 
 def is_local(server: str | Sequence[str]) -> bool:
     """Return whether all of a checked address, or list, is on this host: no proxy leads there."""
-    if isinstance(server, str):
-        return server.startswith("unix") or _is_loopback(server)
-    return all(map(_is_loopback, server))
+    addresses = [server] if isinstance(server, str) else server
+    return all(address.startswith("unix") or _is_loopback(address) for address in addresses)
 
 
 def proxy_hint(server: str | Sequence[str]) -> str:
