@@ -47,8 +47,7 @@ class Reading:
     def __init__(self, image: ImageLike) -> None:
         if _arrays.is_array(image):
             raise InvalidImage("image: an array; allowed are a path, bytes or a PIL image: PIL.Image.fromarray(array)")
-        picture = bytes(image) if isinstance(image, bytearray | memoryview) else image
-        self._segments = pictures().segment(picture)
+        self._segments = pictures().segment(image)
         self.rows: npt.NDArray[np.uint8] = np.stack([each.image for each in self._segments]).reshape(-1, PIXELS)
         """(n, 784) everything that may be a digit."""
 

@@ -15,7 +15,8 @@ from digits_client._arrays import PIXELS, Rows
 from digits_client._codec import Columns
 from digits_client._errors import DigitsError, InvalidImage
 
-ImageLike = str | Path | bytes | bytearray | memoryview | Image.Image | _arrays.ArrayLike
+Picture = str | Path | bytes | bytearray | memoryview | Image.Image
+ImageLike = Picture | _arrays.ArrayLike
 """A file's path, the bytes of a PNG or JPEG, a PIL image, or an array: see `DigitClient.classify`."""
 
 IMAGES_PER_CALL = 1024
@@ -59,9 +60,7 @@ def prepare(image: ImageLike) -> Rows:
     """
     if _arrays.is_array(image):
         return _arrays.row(image)
-    if isinstance(image, bytearray | memoryview):
-        image = bytes(image)
-    if not isinstance(image, str | Path | bytes | Image.Image):
+    if not isinstance(image, Picture):
         raise InvalidImage(f"image: {_kind(image)}; allowed are a path, bytes, a PIL image or an array")
     prepared: Rows = pictures().prepare(image)
     return prepared
@@ -103,7 +102,7 @@ def each(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
     Raises:
         InvalidImage: They can't be iterated, or are one image, whose letters or bytes would be.
     """
-    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image):
+    if isinstance(images, Picture):
         raise InvalidImage(f"images: {_kind(images)}, which is one image; put it in a list, or use classify")
     try:
         return iter(images)

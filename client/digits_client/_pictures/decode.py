@@ -12,15 +12,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from digits_client._errors import InvalidImage
 
+Picture = str | Path | bytes | bytearray | memoryview | Image.Image
 Grey = npt.NDArray[np.uint8]
 
 
-def decode(picture: str | Path | bytes | Image.Image, most: int) -> Grey:
+def decode(picture: Picture, most: int) -> Grey:
     """Return the picture upright as (height, width) uint8 grey levels, neither side above `most` pixels.
 
     Raises:
         InvalidImage: There is no such file, or it is damaged or no picture.
     """
+    if isinstance(picture, bytearray | memoryview):
+        picture = bytes(picture)
     try:
         if isinstance(picture, Image.Image):
             return _grey(picture, most)

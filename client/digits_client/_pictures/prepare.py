@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from digits_client._arrays import PIXELS
 from digits_client._errors import InvalidImage
 from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of, refined
-from digits_client._pictures.decode import decode
+from digits_client._pictures.decode import Picture, decode
 from digits_client._pictures.normalise import normalised
 
 ENOUGH = 640  # pixels of a picture's longer side: a digit of 1/30 of it is as large as MNIST's
@@ -20,7 +17,7 @@ SMALLEST = 7  # pixels of the longer side of a digit that can be told
 WIDEST = 1.8  # times as wide as high a digit can be
 
 
-def prepare(picture: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
+def prepare(picture: Picture) -> npt.NDArray[np.uint8]:
     """Return the digit that a picture shows, (1, 784) uint8; empty paper gives zeros.
 
     Raises:

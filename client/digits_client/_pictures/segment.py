@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from digits_client._errors import InvalidImage
 from digits_client._pictures.clean import Ink, Mask, Part, ink_of, parts_of, refined
-from digits_client._pictures.decode import decode
+from digits_client._pictures.decode import Picture, decode
 from digits_client._pictures.normalise import normalised
 from digits_client._pictures.prepare import cut_out
 
@@ -52,7 +50,7 @@ class Segment:
     stop: int
 
 
-def segment(picture: str | Path | bytes | Image.Image) -> list[Segment]:
+def segment(picture: Picture) -> list[Segment]:
     """Return the segments of a picture of a number, in reading order.
 
     Raises:
