@@ -97,8 +97,15 @@ class Server:
                 signal.SIGHUP: self.reload,
             }
         )
+        stopped = asyncio.create_task(self._stop.wait())
+        loading = asyncio.create_task(self._models.poll(is_told=True))
+        await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():  # nothing has been accepted yet, and nothing shall be
+            loading.cancel()
+            return 0
+        await loading
         await self._start()
-        await self._stop.wait()
+        await stopped
         on_drain()
         return await self._drain()
 
@@ -119,7 +126,6 @@ class Server:
         self._stop.set()
 
     async def _start(self) -> None:
-        await self._models.poll(is_told=True)
         try:
             self._registry.settle_default(self._config.models)
         except ModelRefused as error:
@@ -160,9 +166,9 @@ class Server:
         self._ever_served |= serving
         for name in self._ever_served:
             await self._health.set(name, SERVING if name in serving else NOT_SERVING)
-        refused = self._registry.refused
-        self._metrics.models(refused=len(refused), is_readable=self._models.is_readable)
-        is_fit = self._registry.has_default and not (self._config.strict_readiness and refused)
+        faults = self._registry.faults
+        self._metrics.models(refused=len(faults), is_readable=self._models.is_readable)
+        is_fit = self._registry.has_default and not (self._config.strict_readiness and faults)
         if self._is_listening and not self.is_ready and not self._stop.is_set() and is_fit:
             for name in SERVICES:
                 await self._health.set(name, SERVING)

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -9,7 +11,7 @@ import grpc
 import pytest
 from conftest import start_server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from packages import image_of
+from packages import image_of, write_package
 
 from digits.v1 import classifier_pb2 as pb
 from digits.v1 import classifier_pb2_grpc as pb_grpc
@@ -23,6 +25,21 @@ def test_signal_ends_an_idle_server(toy_models, tmp_path, transport, number):
     lines = [json.loads(line) for line in server.log.splitlines()]
     messages = [line["message"] for line in lines if line["logger"] == "digits_server.server"]
     assert messages[-2:] == ["draining", "drained"]
+
+
+def test_signal_during_the_start_is_heard_between_two_models(tmp_path, transport):
+    """A server that still loads its models has accepted nothing: it ends with status 0, and loads no more of them."""
+    for number in range(1, 41):
+        write_package(tmp_path / "models" / "toy" / str(number))
+    command = [sys.executable, "-m", "digits_server", f"--transport={transport}", "--workers=1", "--grace-s=1"]
+    command += ["--models", tmp_path / "models", "--default-model=toy", "--port=0", "--metrics-port=0"]
+    log = tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: "model loaded" in log.read_text())
+        process.terminate()
+        assert process.wait(30) == 0
+        assert not process.stdout.read()
+    assert log.read_text().count("model loaded") < 40
 
 
 def test_accepted_requests_are_answered_during_the_drain(toy_models, tmp_path, transport):

@@ -70,7 +70,7 @@ async def test_broken_package_is_refused_and_the_rest_served(tmp_path):
     write_package(tmp_path / "toy" / "2", reference_error=0.01)
     registry = await registry_of(tmp_path)
     assert registry.get().package.version == "1"
-    assert registry.refused == [Key("toy", 2)]
+    assert list(registry.faults) == [("toy", "2")]
     assert registry.notes[Key("toy", 2)].reason.startswith("answers differ from the reference outputs by 0.01")
 
 

@@ -211,8 +211,12 @@ async def test_vanished_folder_takes_nothing_along(folder, caplog, leave_mount_p
 
 
 async def test_model_folder_that_cannot_be_listed_is_not_taken_for_removed(folder, monkeypatch):
-    """An error in reading one served model's folder stops the poll; one of a folder that serves nothing does not."""
+    """An error in reading one served model's folder stops the poll; one of a folder that serves nothing is told.
+
+    A file system's own folder is no model.
+    """
     (folder.root / "lost+found").mkdir()
+    (folder.root / "mine").mkdir()
 
     def deny(name):
         def iterdir(path):
@@ -228,9 +232,11 @@ async def test_model_folder_that_cannot_be_listed_is_not_taken_for_removed(folde
     await folder.poll(times=3)
     assert not folder.repository.is_readable
     assert folder.serving() == ["other/1", "toy/1"]
-    monkeypatch.setattr(type(folder.root), "iterdir", deny("lost+found"))
-    await folder.poll(times=3)
-    assert folder.repository.is_readable
+    for name in ("lost+found", "mine"):
+        monkeypatch.setattr(type(folder.root), "iterdir", deny(name))
+        await folder.poll(times=3)
+        assert folder.repository.is_readable
+    assert folder.registry.faults == {("mine", ""): "its folder can't be read: Permission denied"}
 
 
 async def test_replaced_version_finishes_its_requests_and_is_freed(folder):
@@ -298,13 +304,15 @@ def lay(root, path):
 )
 async def test_what_lies_in_the_wrong_place_is_told(folder, caplog, path, entry, reason):
     """A model where none counts is listed as refused with the place where it would count, and logged once."""
+    before = folder.changes
     lay(folder.root, path)
     await folder.poll(times=4)
     state, told = folder.listed()[entry]
     assert state == "REFUSED"
     assert re.search(reason, told)
     assert [record.reason for record in caplog.records if record.message == "no model"] == [told]
-    assert folder.registry.refused == []
+    assert folder.registry.faults == {tuple(entry.split("/")): told}
+    assert folder.changes == before + 1
     (folder.root / path).unlink()
     await folder.poll(times=1)
     assert entry not in folder.listed()

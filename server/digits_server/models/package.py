@@ -85,18 +85,19 @@ class Contents(NamedTuple):
 def find(root: Path, needed: Container[str] = ()) -> Contents:
     """Return every `<name>/<version>/` under `root` that holds a model.onnx and whose version is a whole number.
 
-    Names that begin with a dot are passed over: so copies in progress should be called.
+    Names that begin with a dot are passed over: so copies in progress should be called. So is a file system's own
+    `lost+found`.
 
     Args:
         root: The folder of models.
-        needed: Names of models that must not be passed over if their folders can't be read, as others are.
+        needed: Names of models whose folders must be read: none of their versions is to be taken for removed.
 
     Raises:
         OSError: `root` can't be read, or the folder of a needed model.
     """
     found = Contents({}, {})
     for model in sorted(root.iterdir()):
-        if model.name.startswith(".") or not model.name.isprintable():
+        if model.name.startswith(".") or model.name == "lost+found" or not model.name.isprintable():
             continue
         if model.suffix == ".onnx":
             found.misplaced[model.name, ""] = f"it lies in the folder of models; {_would_count('NAME')}"
@@ -104,9 +105,10 @@ def find(root: Path, needed: Container[str] = ()) -> Contents:
             continue
         try:
             versions = sorted(folder for folder in model.iterdir() if not folder.name.startswith("."))
-        except OSError:
+        except OSError as error:
             if model.name in needed:
                 raise
+            found.misplaced[model.name, ""] = f"its folder can't be read: {error.strerror}"
             continue
         for folder in versions:
             _look_at(folder, found)

@@ -126,9 +126,7 @@ class Registry:
         if len(self._models) == 1:
             self._default_model = next(iter(self._models))
             self._route()
-        faults = "".join(
-            f"; {name}/{version} was refused: {reason}" for (name, version), reason in self._faults().items()
-        )
+        faults = "".join(f"; {name}/{version} was refused: {reason}" for (name, version), reason in self.faults.items())
         if not self._models:
             raise ModelRefused(f"{root} holds no model that can be served, at <name>/<version>/model.onnx{faults}")
         if not self.has_default:
@@ -152,7 +150,7 @@ class Registry:
         name = name or self._default_model
         faults = [
             f"{f'version {refused}' if refused else 'what is there'} was refused: {reason}"
-            for (model, refused), reason in self._faults().items()
+            for (model, refused), reason in self.faults.items()
             if model == name and (not version or refused == version)
         ][-1:]  # the latest is enough
         if name in self._models:
@@ -162,9 +160,11 @@ class Registry:
             raise NotReady(f"the server waits for its default model, {self._default_model!r}; it serves {self.names}")
         raise NotFound(f"model: {quoted(name)} is not served; {'; '.join([*faults, f'there are {self.names}'])}")
 
-    def _faults(self) -> dict[tuple[str, str], str]:
-        """Return why what is on disk does not serve, by name and version as the folders say."""
-        return {(key.name, str(key.version)): self.notes[key].reason for key in self.refused} | dict(self.misplaced)
+    @property
+    def faults(self) -> dict[tuple[str, str], str]:
+        """Why what is on disk does not serve, by name and version as the folders say."""
+        refused = sorted(key for key, note in self.notes.items() if note.state == pb.MODEL_STATE_REFUSED)
+        return {(key.name, str(key.version)): self.notes[key].reason for key in refused} | dict(self.misplaced)
 
     def all(self) -> list[ServedModel]:
         """Return every served version, sorted by name and version."""
@@ -178,11 +178,6 @@ class Registry:
     def names(self) -> list[str]:
         """Names of the served models, sorted."""
         return sorted(self._models)
-
-    @property
-    def refused(self) -> list[Key]:
-        """Versions on disk that have been refused, sorted."""
-        return sorted(key for key, note in self.notes.items() if note.state == pb.MODEL_STATE_REFUSED)
 
     def close(self) -> None:
         """Fail what still waits for any model."""

@@ -97,9 +97,10 @@ class Repository:
             return
         await self._readable(None)
         before, self._seen = self._seen, found
-        self._registry.misplace(
-            {place: reason for place, reason in found.misplaced.items() if is_told or place in before.misplaced}
-        )
+        misplaced = {place: why for place, why in found.misplaced.items() if is_told or place in before.misplaced}
+        if misplaced != self._registry.misplaced:
+            self._registry.misplace(misplaced)
+            await self._on_change()
         for key in sorted(found.packages):  # the older first: a newer one may have to be compared to it
             files = found.packages[key]
             if files != self._done.get(key) and (is_told or files == before.packages.get(key)):
