@@ -195,7 +195,7 @@ def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
                 result: Number | InvalidImage = client.read(image)
             except InvalidImage as error:
                 result, is_flawless = error, False
-            click.echo(_terminal.number_as_json(name, result) if as_json else _terminal.number_line(name, result))
+            click.echo(_terminal.as_json(name, result) if as_json else _terminal.line(name, result))
     sys.exit(0 if is_flawless else 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from digits_client import _arrays, _requests
-from digits_client._errors import DigitsError, InvalidImage
+from digits_client._errors import DigitsError
 from digits_client._reading import Number
 from digits_client._results import Model, Prediction
 
@@ -24,59 +24,44 @@ def printable(text: str) -> str:
     return "".join(it if it.isprintable() else it.encode("unicode_escape", "surrogatepass").decode() for it in text)
 
 
-def line(name: str, result: Prediction | DigitsError, width: int) -> str:
-    """Return a row of the table: name, label, confidence, model, what is odd; or what was wrong."""
+def line(name: str, result: Prediction | Number | DigitsError, width: int = 0) -> str:
+    """Return a row: name, label or number, (least) confidence, model of a label, what is odd; or what was wrong."""
     if isinstance(result, DigitsError):
-        return f"{printable(name):{width}}  -  {printable(str(result).removeprefix(f'{name}: '))}"
-    remarks = "".join(f"  {flag.name}" for flag in result.quality)
-    model = f"{result.model}/{result.version}"
-    return f"{printable(name):{width}}  {printable(result.label)}  {result.confidence:6.1%}  {model}{remarks}"
-
-
-def as_json(name: str, result: Prediction | DigitsError) -> str:
-    """Return one JSON object: `file`, and either `error` or what was recognised, to the last digit."""
-    answer: dict[str, Any] = {"file": name}
-    if isinstance(result, DigitsError):
-        answer["error"] = str(result)
+        told = ["-", printable(str(result).removeprefix(f"{name}: "))]
+    elif isinstance(result, Number):
+        least = min((digit.prediction.confidence for digit in result.digits), default=0.0)
+        remarks = {str(flag.name) for digit in result.digits for flag in digit.prediction.quality}
+        remarks |= {"TOUCHING" for digit in result.digits if digit.is_touching}
+        told = [printable(result.text), f"{least:6.1%}", *sorted(remarks)]
     else:
-        answer |= {
-            "digit": result.digit,
-            "label": result.label,
-            "confidence": result.confidence,
-            "probabilities": result.probabilities.tolist(),
-            "quality": [flag.name for flag in result.quality],
-            "model": result.model,
-            "version": result.version,
-        }
-    return json.dumps(answer)
+        told = [printable(result.label), f"{result.confidence:6.1%}", f"{result.model}/{result.version}"]
+        told += [str(flag.name) for flag in result.quality]
+    return "  ".join([f"{printable(name):{width}}", *told])
 
 
-def number_line(name: str, result: Number | InvalidImage) -> str:
-    """Return a row: name, the number, the least confidence of its digits and what is odd; or what was wrong."""
-    if isinstance(result, InvalidImage):
-        return f"{printable(name)}  -  {printable(str(result).removeprefix(f'{name}: '))}"
-    least = min((digit.prediction.confidence for digit in result.digits), default=0.0)
-    remarks = {flag.name for digit in result.digits for flag in digit.prediction.quality}
-    remarks |= {"TOUCHING" for digit in result.digits if digit.is_touching}
-    return "  ".join([printable(name), printable(result.text), f"{least:6.1%}", *sorted(map(str, remarks))])
+def as_json(name: str, result: Prediction | Number | DigitsError) -> str:
+    """Return one JSON object: `file`, and either `error` or what was recognised, to the last digit."""
+    told: dict[str, Any]
+    if isinstance(result, DigitsError):
+        told = {"error": str(result)}
+    elif isinstance(result, Number):
+        digits = [
+            {"box": digit.box, **_prediction(digit.prediction), "is_touching": digit.is_touching}
+            for digit in result.digits
+        ]
+        told = {"text": result.text, "digits": digits}
+    else:
+        told = {"digit": result.digit, **_prediction(result), "model": result.model, "version": result.version}
+    return json.dumps({"file": name, **told})
 
 
-def number_as_json(name: str, result: Number | InvalidImage) -> str:
-    """Return one JSON object: `file`, and either `error` or the number with its digits."""
-    if isinstance(result, InvalidImage):
-        return json.dumps({"file": name, "error": str(result)})
-    digits = [
-        {
-            "box": digit.box,
-            "label": digit.prediction.label,
-            "confidence": digit.prediction.confidence,
-            "probabilities": digit.prediction.probabilities.tolist(),
-            "quality": [flag.name for flag in digit.prediction.quality],
-            "is_touching": digit.is_touching,
-        }
-        for digit in result.digits
-    ]
-    return json.dumps({"file": name, "text": result.text, "digits": digits})
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "probabilities": prediction.probabilities.tolist(),
+        "quality": [flag.name for flag in prediction.quality],
+    }
 
 
 def drawing(image: _requests.ImageLike, prediction: Prediction, encoding: str) -> str:
