@@ -67,7 +67,7 @@ class Api:
 
     async def models(self, _: Request) -> Response:
         """List the models that the server knows."""
-        return JSONResponse({"models": [dataclasses.asdict(model) for model in await self._models.known()]})
+        return JSONResponse({"models": [dataclasses.asdict(model) for model in await self._models.default.models()]})
 
     async def health(self, _: Request) -> Response:
         """Say whether the server is ready: 200 if it is, 503 with the reason if not."""

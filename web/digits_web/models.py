@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from digits_client import AsyncDigitClient, Model
+from digits_client import AsyncDigitClient
 from digits_web.problems import Problem
 
 
@@ -20,10 +20,6 @@ class Models:
         self.default = connect("")
         self._clients = {"": self.default}
 
-    async def known(self) -> list[Model]:
-        """Return the models that the server knows."""
-        return await self.default.models()
-
     async def client(self, name: str) -> AsyncDigitClient:
         """Return the client for a model.
 
@@ -31,7 +27,7 @@ class Models:
             Problem: 404; the server has no model of that name.
         """
         if name not in self._clients:
-            names = {model.name for model in await self.known()}
+            names = {model.name for model in await self.default.models()}
             if name not in names:  # no connections for whatever somebody writes
                 raise Problem(404, f"model: {name[:100]!r}; allowed are {', '.join(sorted(names))}")
             self._clients.setdefault(name, self._connect(name))  # unless somebody else's came in meanwhile

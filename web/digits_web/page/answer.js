@@ -1,5 +1,7 @@
 // Shows what the model says: of one digit the bars, of a number its digits; and tells screen readers, once the hand rests.
 
+import { $, duration, element } from "./dom.js";
+
 const QUALITY = {
   BLANK: "There is no ink.",
   INVERTED: "Most of this is ink: bright on dark, perhaps?",
@@ -9,7 +11,6 @@ const QUALITY = {
 const REST_MS = 600;                // of the hand, before the answer is read out
 const DIM_MS = 400;                 // an answer may lag so long behind the drawing before it is dimmed
 
-const $ = (id) => document.getElementById(id);
 const percent = (share) => (share > 0.999 ? ">99.9 %" : share < 0.001 ? "<0.1 %" : `${(share * 100).toFixed(1)} %`);
 let rest, dimming;
 
@@ -106,7 +107,7 @@ function show(kind, digit, sentence, rows, first) {
 function finish(answers, elapsedMs, words) {
   const odd = [...new Set(answers.flatMap((each) => each.quality))].map((name) => QUALITY[name] ?? name).filter(Boolean).join(" ");
   const { queue_s: queue, inference_s: inference, batch_size: size } = answers[0]?.timing ?? {};
-  remark(odd || `Update ${elapsedMs.toFixed(0)} ms${size ? ` · queue ${duration(queue)} · model ${duration(inference)} · batch ${size}` : ""}`, odd);
+  remark(odd || `Update ${elapsedMs.toFixed(0)} ms${size ? ` · queue ${duration(queue).join(" ")} · model ${duration(inference).join(" ")} · batch ${size}` : ""}`, odd);
   document.body.dataset.answers = Number(document.body.dataset.answers) + 1;
   document.body.dataset.lastMs = elapsedMs;
   announce(`${words} ${odd}`);
@@ -127,15 +128,4 @@ function see(canvas, pixels) {
 function announce(text) {
   clearTimeout(rest);
   rest = setTimeout(() => { $("announcement").textContent = text; }, REST_MS);
-}
-
-function duration(seconds) {
-  return seconds < 0.001 ? `${Math.round(seconds * 1e6)} µs` : `${(seconds * 1e3).toFixed(1)} ms`;
-}
-
-function element(name, className = "", ...children) {
-  const made = document.createElement(name);
-  made.className = className;
-  made.append(...children);
-  return made;
 }

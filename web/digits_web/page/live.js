@@ -1,13 +1,14 @@
 // The panel of the service's own figures: the newest value as a number, the last minute as a line.
 
+import { $, duration, element } from "./dom.js";
+
 const KEPT = 60;                    // readings, one a second
 
-const $ = (id) => document.getElementById(id);
 const SOURCE = $("live-note").textContent;
 const panels = [
   ["requests", (stats) => stats.requests_per_s, rate],
-  ["p50", (stats) => stats.latency_s.p50, milliseconds],
-  ["p99", (stats) => stats.latency_s.p99, milliseconds],
+  ["p50", (stats) => stats.latency_s.p50, duration],
+  ["p99", (stats) => stats.latency_s.p99, duration],
   ["batch", (stats) => stats.mean_batch_size, (value) => [value.toFixed(1), ""]],
 ].map(([id, read, write]) => ({ value: $(id), line: document.querySelector(`#${id} + svg polyline`), read, write, kept: [] }));
 
@@ -18,9 +19,7 @@ export function showStats(stats) {
     kept.push(newest ?? 0);
     if (kept.length > KEPT) kept.shift();
     const [number, unit] = newest === null ? ["–", ""] : write(newest);
-    const small = document.createElement("small");
-    small.textContent = unit;
-    value.replaceChildren(`${number} `, small);
+    value.replaceChildren(`${number} `, element("small", "", unit));
     const highest = Math.max(...kept) || 1;
     line.setAttribute("points", kept.map((each, i) => `${100 - (kept.length - 1 - i) * 100 / (KEPT - 1)},${22 - 20 * each / highest}`).join(" "));
   }
@@ -36,7 +35,3 @@ function note(text, isStale) {
 }
 
 function rate(value) { return [value < 100 ? value.toFixed(1) : Math.round(value).toLocaleString("en"), "/s"]; }
-
-function milliseconds(seconds) {
-  return seconds < 0.001 ? [Math.round(seconds * 1e6).toString(), "µs"] : [(seconds * 1e3).toFixed(1), "ms"];
-}

@@ -1,6 +1,7 @@
 // Puts the page together: what is drawn goes to the service, what it says is shown, and when it is away the page waits for it.
 
 import { expectAnswer, showAnswer, showNothing, showNumber, showRefusal } from "./answer.js";
+import { $, element } from "./dom.js";
 import { showNoStats, showStats } from "./live.js";
 import { Pad } from "./pad.js";
 import { ask, newest } from "./service.js";
@@ -8,7 +9,6 @@ import { ask, newest } from "./service.js";
 const POLL_MS = 1000;               // of health and figures
 const LARGEST = 800;                // side of a photograph that is sent: the model sees 28 of them
 
-const $ = (id) => document.getElementById(id);
 const pad = new Pad($("pad"), $("pen"), drawingChanged);
 const update = newest(classifyDrawing);
 let isUp = null;                    // whether the service answers; null: not known yet
@@ -148,11 +148,9 @@ function listen() {
 
 function offerSamples() {
   for (let digit = 0; digit < 10; digit++) {
-    const button = $("samples").appendChild(document.createElement("button"));
-    const image = button.appendChild(document.createElement("img"));
-    button.type = "button";
+    const image = Object.assign(element("img"), { alt: "", src: `samples/${digit}.png` });
+    const button = $("samples").appendChild(Object.assign(element("button", "", image), { type: "button" }));
     button.setAttribute("aria-label", `MNIST’s ${digit}`);
-    Object.assign(image, { alt: "", src: `samples/${digit}.png` });
     button.addEventListener("click", async () => {
       const blob = await (await fetch(image.src)).blob();
       pad.show(image, blob, `MNIST’s ${digit}`, true);
