@@ -167,7 +167,7 @@ def main() -> None:
 def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float, **where: Any) -> None:
     """Say what each of FILES shows: images (PNG, JPEG, ...), folders of them, or - for one on stdin."""
     images = _images(files)
-    width = max(len(_terminal.printable(name)) for name, _ in images)
+    width = _terminal.width(name for name, _ in images)
     is_flawless = True
     with recognising(timeout_s=timeout_s, **where) as client:
         total_s = min(timeout_s * len(images), MAX_TIMEOUT_S)
@@ -188,6 +188,7 @@ def classify(files: tuple[str, ...], as_json: bool, show: bool, timeout_s: float
 def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
     """Say which number each of FILES shows, of one or more digits: pictures, folders of them, or - for one on stdin."""
     images = _images(files)
+    width = _terminal.width(name for name, _ in images)
     is_flawless = True
     with recognising(**where) as client:
         for name, image in images:
@@ -195,7 +196,7 @@ def read(files: tuple[str, ...], as_json: bool, **where: Any) -> None:
                 result: Number | InvalidImage = client.read(image)
             except InvalidImage as error:
                 result, is_flawless = error, False
-            click.echo(_terminal.as_json(name, result) if as_json else _terminal.line(name, result))
+            click.echo(_terminal.as_json(name, result) if as_json else _terminal.line(name, result, width))
     sys.exit(0 if is_flawless else 1)
 
 
@@ -233,7 +234,7 @@ def models(*, verbose: bool, **where: Any) -> None:
     """List the server's models, one per line."""
     with connected(**where) as client:
         known = client.models()
-        width = max((len(_terminal.printable(f"{model.name}/{model.version}")) for model in known), default=0)
+        width = _terminal.width(f"{model.name}/{model.version}" for model in known)
         for model in known:
             click.echo(_terminal.model_line(model, width) + (_terminal.model_details(model) if verbose else ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,12 @@ def printable(text: str) -> str:
     return "".join(it if it.isprintable() else it.encode("unicode_escape", "surrogatepass").decode() for it in text)
 
 
-def line(name: str, result: Prediction | Number | DigitsError, width: int = 0) -> str:
+def width(names: Iterable[str]) -> int:
+    """Return the width of the column that names need."""
+    return max((len(printable(name)) for name in names), default=0)
+
+
+def line(name: str, result: Prediction | Number | DigitsError, width: int) -> str:
     """Return a row: name, label or number, (least) confidence, model of a label, what is odd; or what was wrong."""
     if isinstance(result, DigitsError):
         told = ["-", printable(str(result).removeprefix(f"{name}: "))]

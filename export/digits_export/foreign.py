@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,10 @@ def read(path: Path) -> ForeignModel:
     reader = _saved_model if path.is_dir() else readers.get(kind)
     if reader is None:
         raise ForeignModelError(f"{path} is a {kind or 'nameless'} file, allowed: {ALLOWED}. {REMEDIES.get(kind, '')}")
+    if path.is_file() and not path.stat().st_size:
+        raise ForeignModelError(f"{path} is empty")
+    if kind == ".keras" and not zipfile.is_zipfile(path):  # of which Keras says that it is not found
+        raise ForeignModelError(f"{path} is no .keras file: those are zip files")
     try:
         with _quiet():
             model = reader(path)

@@ -108,7 +108,7 @@ def _told(facts: dict[str, Any], difference: float, maker: str) -> dict[str, str
         return told | {"accuracy, calibration, threshold": "unknown (measured with --data)"}
     return told | {
         "accuracy": f"{facts['training']['test_accuracy']:.2%}",
-        "temperature": f"{facts['temperature']:g}",
+        "temperature": f"{facts['temperature']:g}: probabilities are calibrated by it, classes stay the original's",
         "abstains below confidence": f"{facts['abstain']['confidence']:.2f}",
     }
 

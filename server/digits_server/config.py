@@ -41,7 +41,12 @@ class Workers(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
-        return 0 if value == "auto" else WORKERS.convert(value, param, ctx)
+        if value == "auto":
+            return 0
+        try:
+            return WORKERS.convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r}; allowed are auto and 1 to {WORKERS.max:g}", param, ctx)
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -106,7 +106,7 @@ def test_read_prints_a_number_for_each_file(digits, tmp_path):
     lines = result.output.splitlines()
     assert result.exit_code == 1
     assert re.fullmatch(rf"{number}  38   *(\d\d\.\d|100\.0)%", lines[0])
-    assert lines[1].startswith(f"{blank}  -  ")
+    assert lines[1].startswith(f"{blank}   -  image: shows nothing to read")
     assert len(lines) == 2
 
     first, second = map(json.loads, digits("read", "--json", number, blank).output.splitlines())

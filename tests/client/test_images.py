@@ -146,7 +146,7 @@ def test_a_small_picture_is_prepared_like_any_other():
 @pytest.mark.parametrize(
     ("boxes", "complaint"),
     [
-        ([(20, 40, 30, 100), (80, 40, 90, 100)], r"shows 2 digits, not one; use read\(\)"),
+        ([(20, 40, 30, 100), (80, 40, 90, 100)], r"shows 2 digits, not one; `read`"),
         ([(50, 70, 53, 74)], "is 4 x 5 pixels; a digit needs 7"),
         ([(20, 70, 100, 76)], "wider than a digit"),
     ],

@@ -226,15 +226,18 @@ def test_what_cannot_be_used_is_named_with_what_is_allowed(tmp_path, command, we
         ("m.pt", "is a .pt file, allowed: .keras, .h5.*torch.onnx.export"),
         ("m.pkl", "is a .pkl file.*skl2onnx"),
         ("m.onnx", "can't be read as .onnx"),
-        ("m.keras", "can't be read as .keras"),
+        ("m.keras", "is no .keras file: those are zip files"),
+        ("m.h5", "can't be read as .h5"),
+        ("empty.onnx", "is empty"),
+        ("empty.keras", "is empty"),
         ("folder", "is a folder without saved_model.pb"),
     ],
 )
 def test_files_that_are_no_models_are_refused_with_the_remedy(tmp_path, name, message):
     """A file of another format, or a damaged one, is named with what could be done."""
     (tmp_path / "folder").mkdir()
-    for other in ("m.pt", "m.pkl", "m.onnx", "m.keras"):
-        (tmp_path / other).write_bytes(b"no model")
+    for other in ("m.pt", "m.pkl", "m.onnx", "m.keras", "m.h5", "empty.onnx", "empty.keras"):
+        (tmp_path / other).write_bytes(b"" if "empty" in other else b"no model")
     with pytest.raises(foreign.ForeignModelError, match=message):
         foreign.read(tmp_path / name)
 

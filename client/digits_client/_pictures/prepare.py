@@ -45,13 +45,13 @@ def _digit(found: list[Part]) -> list[Part]:
     others = [part for part in found[1:] if part.mass >= main.mass / 12]
     several = [part for part in others if is_beside(part, main)]
     if several:
-        raise InvalidImage(f"image: shows {len(several) + 1} digits, not one; use read() for numbers")
+        raise InvalidImage(f"image: shows {len(several) + 1} digits, not one; `read` reads numbers")
     if max(main.width, main.height) < SMALLEST:
         raise InvalidImage(
             f"image: what it shows is {main.width} x {main.height} pixels; a digit needs {SMALLEST} at least"
         )
     if main.width > WIDEST * main.height:
-        raise InvalidImage("image: what it shows is wider than a digit; use read() for numbers")
+        raise InvalidImage("image: what it shows is wider than a digit; `read` reads numbers")
     return [main, *(part for part in others if is_near(part, main))]
 
 
