@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 
+from digits_export.data import Floats
 from digits_export.foreign import ForeignModel, ForeignModelError
 from digits_export.graphs import bridge, graph_of, join
-
-if TYPE_CHECKING:
-    from digits_export.data import Floats
 
 SHAPES = {(784,), (28, 28), (28, 28, 1), (1, 28, 28)}
 SHAPES_ALLOWED = "(n, 784), (n, 28, 28), (n, 28, 28, 1) or (n, 1, 28, 28)"
@@ -44,8 +43,8 @@ class Wanted:
 
     shape: tuple[int, ...]
     """Of one image."""
-    kind: Any
-    """NumPy's type of its numbers."""
+    kind: np.dtype[Any]
+    """Of its numbers."""
     onnx_kind: int
     scaling: Scaling | None
     """Nothing if it can't be told from the graph."""
@@ -65,8 +64,6 @@ def find_input(model: ForeignModel) -> Wanted:
     Raises:
         ForeignModelError: It takes something else than images of 784 numbers.
     """
-    import onnx  # noqa: PLC0415
-
     given = model.proto.graph.input[0]
     tensor = given.type.tensor_type
     batch, *dimensions = [dim.dim_value or dim.dim_param for dim in tensor.shape.dim] or ["?"]
@@ -85,10 +82,8 @@ def find_input(model: ForeignModel) -> Wanted:
     return Wanted(shape, kind, tensor.elem_type, SCALINGS[1] if whole else None)
 
 
-def _free_batch(proto: Any, batch: int) -> None:
+def _free_batch(proto: onnx.ModelProto, batch: int) -> None:
     """Let the batch be of any size: in the input, and in shapes that were written down with it."""
-    import onnx  # noqa: PLC0415
-
     graph = proto.graph
     for value in (graph.input[0], *graph.output):
         if value.type.tensor_type.shape.dim:
@@ -105,10 +100,8 @@ def _free_batch(proto: Any, batch: int) -> None:
                 constant.CopyFrom(onnx.numpy_helper.from_array(sizes, constant.name))
 
 
-def _divides_by_255(graph: Any) -> bool:
+def _divides_by_255(graph: onnx.GraphProto) -> bool:
     """Return whether the first thing that happens to the input is a scaling that pixels of 0 ... 255 need."""
-    import onnx  # noqa: PLC0415
-
     constants = {constant.name: constant for constant in graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     name = graph.input[0].name
@@ -127,7 +120,7 @@ def _divides_by_255(graph: Any) -> bool:
     return False
 
 
-def find_output(answers: Floats, graph: Any) -> tuple[str, str]:
+def find_output(answers: Floats, graph: onnx.GraphProto) -> tuple[str, str]:
     """Return what (n, classes) answers are, `probabilities`, `scores` or `logits`, and how that was decided.
 
     Scores lie in [0, 1], one for each class on its own, as a sigmoid gives them.
@@ -155,10 +148,10 @@ def to_probabilities(answers: Floats, kind: str, temperature: float = 1.0) -> Fl
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def assemble(proto: Any, wanted: Wanted, scaling: Scaling, kind: str, classes: int, temperature: float = 1.0) -> Any:
+def assemble(
+    proto: onnx.ModelProto, wanted: Wanted, scaling: Scaling, kind: str, classes: int, temperature: float = 1.0
+) -> onnx.ModelProto:
     """Return the graph vectors float32 [batch, 784] -> probabilities float32 [batch, classes] around a foreign one."""
-    import onnx  # noqa: PLC0415
-
     inner = onnx.compose.add_prefix(proto, PREFIX).graph
     steps, before = [], "vectors"
     for number, call in enumerate(_head(wanted, scaling)):

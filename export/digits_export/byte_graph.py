@@ -14,17 +14,16 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 
+from digits_export.data import Floats
 from digits_export.graphs import bridge, graph_of, join
 from digits_export.quantization import find_grid
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from digits_export.data import Floats
 
 PIXELS = 784
 OUTPUTS = ("digits", "confidences", "probabilities", "flags", "ink")
@@ -44,8 +43,6 @@ def write(graph: Path, target: Path) -> bool:
     probabilities float32 [batch, classes], flags uint8 [batch], ink float32 [batch]. Thresholds are those of the
     metadata, as constants; where one is missing, its flag is never raised.
     """
-    import onnx  # noqa: PLC0415
-
     raw = graph.read_bytes()
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(raw))  # the extractor cuts where shapes are known
     facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("digits.")}
@@ -74,8 +71,6 @@ def write(graph: Path, target: Path) -> bool:
 
 def first_layer_of(path: Path) -> str:
     """Return in what a byte graph computes its first layer: `integers` or `floats`."""
-    import onnx  # noqa: PLC0415
-
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     return str(json.loads(properties["digits.first_layer"]))
 
@@ -98,13 +93,11 @@ class _Layer:
         return [*self.sums, *self.pools]
 
 
-def _first_layer(model: Any) -> _Layer | None:
+def _first_layer(model: onnx.ModelProto) -> _Layer | None:
     """Return the layer with which a graph begins, if its weights lie on grids.
 
     Where it ends is read from the graph; its weights are read off its answers to one impulse a pixel.
     """
-    import onnx  # noqa: PLC0415
-
     layer = _linear_ends(model.graph)
     if not layer.sums:
         return None
@@ -121,10 +114,8 @@ def _first_layer(model: Any) -> _Layer | None:
     return replace(layer, widths=widths, whole=grid[0], steps=grid[1], bias=bias)
 
 
-def _linear_ends(graph: Any) -> _Layer:
+def _linear_ends(graph: onnx.GraphProto) -> _Layer:
     """Return the linear tensors that others than linear operators use; none if the input itself is used so."""
-    import onnx  # noqa: PLC0415
-
     source = graph.input[0].name
     constants = {constant.name for constant in graph.initializer}
     linear, pooled, sums, pools = {source}, set[str](), dict[str, None](), list[str]()
@@ -144,14 +135,12 @@ def _linear_ends(graph: Any) -> _Layer:
     return _Layer([] if source in sums else list(sums), pools)
 
 
-def _run(model: Any, vectors: Floats) -> list[Floats]:
-    import onnxruntime as ort  # noqa: PLC0415
-
+def _run(model: onnx.ModelProto, vectors: Floats) -> list[Floats]:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return [np.asarray(output) for output in session.run(None, {session.get_inputs()[0].name: vectors})]
 
 
-def _float_head() -> Any:
+def _float_head() -> onnx.GraphProto:
     return graph_of(
         """head (uint8[batch, 784] pixels) => (float[batch, 784] vectors, float[batch] ink) {
             levels = Cast<to = 1>(pixels)
@@ -163,7 +152,7 @@ def _float_head() -> Any:
     )
 
 
-def _integer_head(layer: _Layer) -> Any:
+def _integer_head(layer: _Layer) -> onnx.GraphProto:
     """Return one multiplication of bytes for all weighted sums, and a small one for the means of blocks.
 
     Blocks are summed from strips four rows high, so that few products are by zero; mean ink is the mean of means.
@@ -196,7 +185,7 @@ def _integer_head(layer: _Layer) -> Any:
     )
 
 
-def _tail(facts: dict[str, Any], *, has_score: bool) -> Any:
+def _tail(facts: dict[str, Any], *, has_score: bool) -> onnx.GraphProto:
     """Return what is read out of probabilities, outlier score and mean ink."""
     abstain = facts.get("digits.abstain", {})
     inks = facts.get("digits.reference", {}).get("ink_histogram", {}).get("edges")

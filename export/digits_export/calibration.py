@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from digits_export.data import Floats, Labels
+from digits_export.data import Floats, Labels
 
 BINS = 15  # of equal width, as Guo et al. (2017), "On Calibration of Modern Neural Networks"
 TINY = 1e-12

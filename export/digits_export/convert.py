@@ -7,19 +7,17 @@ wants its image in. Training leaves nothing behind in it: convolutions have abso
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 
 from digits_export import models
-from digits_export.data import to_vectors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from digits_export.data import Floats, Images
-    from digits_export.outlier import InkDensity
+from digits_export.data import Floats, Images, to_vectors
+from digits_export.outlier import InkDensity
 
 OPSET = 18  # the highest that tf2onnx 1.17 writes; every onnxruntime since 1.14 reads it
 INPUT, OUTPUTS = "vectors", ("probabilities", "outlier_score")
@@ -39,7 +37,6 @@ def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
         density: Scores how unlike a digit an image is; without one the graph has one output.
         path: Where `model.onnx` goes.
     """
-    import onnx  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
     import tf2onnx  # noqa: PLC0415
 
@@ -55,8 +52,6 @@ def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
 
 def annotate(path: Path, properties: Mapping[str, Any]) -> None:
     """Store facts as JSON under `digits.NAME` in the graph's file, beside the graph."""
-    import onnx  # noqa: PLC0415
-
     proto = onnx.load(path)
     onnx.helper.set_model_props(proto, {f"digits.{name}": json.dumps(value) for name, value in properties.items()})
     onnx.checker.check_model(proto)
@@ -82,7 +77,7 @@ def _served(model: Any, density: InkDensity | None) -> Any:
     return served
 
 
-def _rename(graph: Any) -> None:
+def _rename(graph: onnx.GraphProto) -> None:
     """Name outputs as callers ask for them, and all within by its place: TensorFlow's names change from run to run."""
     renamed = {value.name: value.name for value in graph.input}
     renamed |= {old.name: new for old, new in zip(graph.output, OUTPUTS, strict=False)}
@@ -101,22 +96,20 @@ def _rename(graph: Any) -> None:
         output.name = renamed[output.name]
 
 
-def _name_batch(graph: Any) -> None:
+def _name_batch(graph: onnx.GraphProto) -> None:
     """Call the free axis of every input and output by its name."""
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def session(path: Path, threads: int = 1) -> Any:
-    """Open a graph for inference on the CPU."""
-    import onnxruntime as ort  # noqa: PLC0415
-
+def session(path: Path) -> ort.InferenceSession:
+    """Open a graph for inference on one thread of the CPU."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(opened: Any, vectors: Floats) -> list[Floats]:
+def run(opened: ort.InferenceSession, vectors: Floats) -> list[Floats]:
     """Return the graph's outputs for (n, 784) vectors, a thousand at a time."""
     parts = [opened.run(None, {INPUT: vectors[start : start + 1000]}) for start in range(0, len(vectors), 1000)]
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]

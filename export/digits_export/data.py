@@ -18,16 +18,13 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

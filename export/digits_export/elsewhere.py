@@ -6,20 +6,18 @@ writers whom no recipe has met.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
+from onnxruntime import InferenceSession
 from sklearn.datasets import load_digits
 
 from digits_export import convert, strokes
 from digits_export.damage import KINDS
 from digits_export.data import Split
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from digits_export.package import Abstain
+from digits_export.package import Abstain
 
 SEED = 2026  # no recipe's
 DRAWN = 2000
@@ -28,7 +26,7 @@ ENLARGED = 10  # times, before they are fitted as MNIST's are
 DIGITS = [str(digit) for digit in range(10)]
 
 
-def measure(opened: Any, thresholds: Abstain, test: Split, labels: list[str]) -> list[dict[str, Any]]:
+def measure(opened: InferenceSession, thresholds: Abstain, test: Split, labels: list[str]) -> list[dict[str, Any]]:
     """Return a row for each set: its name, images, how many were right, abstained on, and right of those answered.
 
     Args:

@@ -5,21 +5,19 @@ Everything returned is plain numbers and lists, ready for JSON; pictures are dra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from onnxruntime import InferenceSession
 from sklearn.metrics import classification_report, confusion_matrix
 
 from digits_export import calibration, convert, elsewhere, package
 from digits_export.data import Floats, Images, Labels, Split, to_vectors
 from digits_export.deform import STRIP, warp
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 
 def evaluate(folder: Path, test: Split, others: Images | None = None) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def per_class(guesses: npt.NDArray[np.int64], labels: Labels, names: list[str]) 
     return {name: row for name, row in report.items() if isinstance(row, dict)}
 
 
-def robustness(opened: Any, test: Split) -> dict[str, list[dict[str, float]]]:
+def robustness(opened: InferenceSession, test: Split) -> dict[str, list[dict[str, float]]]:
     """Return accuracy by kind and amount of deformation; an amount of 0 is the images as they are."""
     return {
         kind: [
@@ -93,7 +91,7 @@ def robustness(opened: Any, test: Split) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def _accuracy(opened: Any, images: Images, labels: Labels) -> float:
+def _accuracy(opened: InferenceSession, images: Images, labels: Labels) -> float:
     return float((convert.run(opened, to_vectors(images))[0].argmax(axis=1) == labels).mean())
 
 

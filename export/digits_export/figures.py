@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
-if TYPE_CHECKING:
-    from digits_export.data import Floats, Split
+from digits_export.data import Floats, Split
 
 MOST_LABELLED = 40  # classes whose counts fit into the confusion matrix
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"

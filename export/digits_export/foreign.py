@@ -7,17 +7,17 @@ import io
 import logging
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 
 from digits_export.data import Fault, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 ALLOWED = ".keras, .h5, .hdf5, .onnx, or the folder of a SavedModel"
 OPSET = 18  # as `convert`; graphs of older opsets are brought up to it
@@ -39,7 +39,7 @@ class ForeignModelError(Fault):
 class ForeignModel:
     """A classifier as its maker wrote it."""
 
-    proto: Any
+    proto: onnx.ModelProto
     """The ONNX model."""
     maker: str
     """What answers for the original: a framework with its version."""
@@ -55,8 +55,6 @@ def read(path: Path) -> ForeignModel:
     Raises:
         ForeignModelError: It is none, is damaged, or needs code of its maker's.
     """
-    import onnx  # noqa: PLC0415
-
     kind = path.suffix.lower()
     readers = {".keras": _keras, ".h5": _keras, ".hdf5": _keras, ".onnx": _onnx}
     reader = _saved_model if path.is_dir() else readers.get(kind)
@@ -138,9 +136,8 @@ def _in_blocks(call: Callable[[Any], Any], batch: Any) -> Callable[[Any], Any]:
     return answer
 
 
-def _convert(call: Callable[[Any], Any], shape: Any, kind: Any) -> Any:
+def _convert(call: Callable[[Any], Any], shape: Any, kind: Any) -> onnx.ModelProto:
     """Return a function of tensors of a shape as an ONNX model."""
-    import onnx  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
     import tf2onnx  # noqa: PLC0415
 
@@ -157,8 +154,6 @@ def _convert(call: Callable[[Any], Any], shape: Any, kind: Any) -> Any:
 
 
 def _onnx(path: Path) -> ForeignModel:
-    import onnx  # noqa: PLC0415
-
     try:
         proto = onnx.load(path)
     except (FileNotFoundError, onnx.checker.ValidationError) as error:
@@ -176,17 +171,13 @@ def _onnx(path: Path) -> ForeignModel:
     proto = _upgrade(proto)
     _widen(proto.graph)
 
-    import onnxruntime as ort  # noqa: PLC0415
-
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     answer = _in_blocks(lambda images: session.run(None, {inputs[0].name: images})[0], session.get_inputs()[0].shape[0])
     return ForeignModel(proto, f"onnxruntime {version('onnxruntime')}", answer, labels)
 
 
-def _take_out_maps(graph: Any) -> list[str]:
+def _take_out_maps(graph: onnx.GraphProto) -> list[str]:
     """Have skl2onnx's classifiers answer tensors instead of dictionaries; return the labels that their nodes name."""
-    import onnx  # noqa: PLC0415
-
     constants = {constant.name: constant for constant in graph.initializer}
     labels: list[str] = []
     for node in list(graph.node):
@@ -207,10 +198,8 @@ def _take_out_maps(graph: Any) -> list[str]:
     return labels
 
 
-def _keep_answers(graph: Any, path: Path) -> None:
+def _keep_answers(graph: onnx.GraphProto, path: Path) -> None:
     """Leave the one output that holds a number for each class: classifiers of skl2onnx also answer the label."""
-    import onnx  # noqa: PLC0415
-
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
     answers = [value for value in graph.output if value.type.tensor_type.elem_type in floats]
     if len(answers) != 1:
@@ -221,10 +210,8 @@ def _keep_answers(graph: Any, path: Path) -> None:
     graph.output.extend(answers)
 
 
-def _upgrade(proto: Any) -> Any:
+def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model at the opset of our own graphs, if it is older."""
-    import onnx  # noqa: PLC0415
-
     (opset,) = (entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"})
     if opset >= OPSET:
         return proto
@@ -232,10 +219,8 @@ def _upgrade(proto: Any) -> Any:
     return onnx.version_converter.convert_version(proto, OPSET)
 
 
-def _widen(graph: Any) -> None:
+def _widen(graph: onnx.GraphProto) -> None:
     """Have a graph in half precision reckon in single: rounded to halves, answers change with batch and processor."""
-    import onnx  # noqa: PLC0415
-
     half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     attributes = [(node, attribute) for node in graph.node for attribute in node.attribute]
     for tensor in (*graph.initializer, *(attribute.t for _, attribute in attributes)):

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+from onnxruntime import InferenceSession
 
 from digits_export import adapt, byte_graph, calibration, convert, foreign, package
 from digits_export.adapt import SCALINGS, Scaling
-from digits_export.data import one_line, to_vectors
+from digits_export.data import Floats, one_line, to_vectors
 from digits_export.foreign import ForeignModelError
 from digits_export.labelled import Labelled
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from digits_export.data import Floats
 
 TOLERANCE = 1e-4  # as the server's, of its reference outputs
 REFERENCES = 100
@@ -198,10 +196,8 @@ def _measure(data: Labelled, probabilities: Floats, classes: int) -> dict[str, A
     }
 
 
-def _write(folder: Path, proto: Any, facts: dict[str, Any], images: Any, expected: Floats) -> float:
+def _write(folder: Path, proto: onnx.ModelProto, facts: dict[str, Any], images: Any, expected: Floats) -> float:
     """Write both graphs and the reference outputs; return how far the graph is from the original."""
-    import onnx  # noqa: PLC0415
-
     graph = folder / "model.onnx"
     onnx.save(proto, graph)
     convert.annotate(graph, facts)
@@ -217,7 +213,7 @@ def _write(folder: Path, proto: Any, facts: dict[str, Any], images: Any, expecte
     return difference
 
 
-def _compare(opened: Any, vectors: Floats, expected: Floats) -> float:
+def _compare(opened: InferenceSession, vectors: Floats, expected: Floats) -> float:
     """Return how far the graph's answers are from the original's, to images together and to some of them alone."""
     together = float(np.abs(convert.run(opened, vectors)[0] - expected).max())
     answers = [convert.run(opened, vectors[row : row + 1])[0] for row in range(7)]

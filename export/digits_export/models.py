@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from digits_export.data import CLASSES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from digits_export.data import Floats
-    from digits_export.recipe import Layer, Network
+from digits_export.data import CLASSES, Floats
+from digits_export.recipe import Layer, Network
 
 FILES = ("model.keras", "model.h5")
 BATCH_NORM_MOMENTUM = 0.95  # averages over some 20 batches: Keras' 0.99 lags behind weights that still move fast

@@ -8,12 +8,11 @@ which a network of this size is fooled on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from digits_export.data import Floats
+from digits_export.data import Floats
 
 BLOCK = 4  # pixels averaged to a cell, on each axis
 CELLS = 28 // BLOCK

@@ -11,18 +11,16 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from digits_export import byte_graph, calibration, convert, models, outlier
-from digits_export.data import CLASSES, SUMS, Fault, one_line, to_vectors
+from digits_export.data import CLASSES, SUMS, Fault, Floats, Mnist, Split, one_line, to_vectors
 from digits_export.quantization import put_on_grid
-
-if TYPE_CHECKING:
-    from digits_export.data import Floats, Mnist, Split
-    from digits_export.recipe import Recipe
-    from digits_export.training import History
+from digits_export.recipe import Recipe
+from digits_export.training import History
 
 ABSTAINED = 0.004  # share of validation digits on which each of the two rules abstains: under 1 % together
 REFERENCE_PER_CLASS = 10
@@ -95,7 +93,7 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
     (folder / "history.json").write_text(json.dumps(asdict(history) | where) + "\n")
 
 
-def open_graph(folder: Path) -> tuple[Any, dict[str, Any]]:
+def open_graph(folder: Path) -> tuple[InferenceSession, dict[str, Any]]:
     """Return a package's graph, open for inference, and what it says of itself, without the `digits.` prefix.
 
     Raises:
@@ -129,7 +127,7 @@ def check_reads_mnist(folder: Path) -> None:
         )
 
 
-def read_properties(opened: Any) -> dict[str, Any]:
+def read_properties(opened: InferenceSession) -> dict[str, Any]:
     """Return what a package's open session says of itself, without the `digits.` prefix."""
     stored = opened.get_modelmeta().custom_metadata_map.items()
     return {key.removeprefix("digits."): json.loads(value) for key, value in stored if key.startswith("digits.")}
@@ -197,6 +195,6 @@ def _machine() -> str:
     return next(named, platform.machine())
 
 
-def _accuracy(opened: Any, split: Split) -> float:
+def _accuracy(opened: InferenceSession, split: Split) -> float:
     probabilities = convert.run(opened, split.vectors)[0]
     return round(float((probabilities.argmax(axis=1) == split.labels).mean()), 5)

@@ -8,9 +8,10 @@ interpreter lock while they work, so threads suffice and nothing is copied betwe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +19,7 @@ import numpy as np
 from digits_export.damage import damage
 from digits_export.data import CLASSES, NO_DIGIT, Floats, Images, Labels, Split, to_vectors
 from digits_export.deform import STRIP, deform
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from digits_export.recipe import Recipe
+from digits_export.recipe import Recipe
 
 Batch = tuple[Floats, Any]  # (n, 784) in [0, 1]; (n, 10) float32 targets or (n,) int64 labels
 Block = tuple[Images, Any]  # (n, 28, 28) uint8 and their targets

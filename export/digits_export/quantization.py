@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from digits_export.data import Floats
+from digits_export.data import Floats
 
 BITS = 7
 DAMPING = 0.01  # share of the mean variance added to each input's: pixels that never hold ink have none

@@ -10,18 +10,14 @@ import base64
 import hashlib
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from digits_export import byte_graph, convert, evaluate, figures, package
 from digits_export.damage import KINDS
-from digits_export.data import to_vectors
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from digits_export.data import Images, Split
+from digits_export.data import Images, Split, to_vectors
 
 MISCLASSIFIED = 60  # shown in the gallery; more would be a wall
 DPI = 80

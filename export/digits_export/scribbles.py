@@ -7,17 +7,13 @@ likely as any other. Letters that some people's digits look like (b, g, I, O, q,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from digits_export.strokes import Path, Stroke, arc, fit, ink
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
 
 LETTERS: dict[str, list[Path]] = {
     "A": [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.6), (0.8, 0.6)]],

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from digits_export import models, scribbles, strokes
-from digits_export.data import CLASSES, NO_DIGIT, Split
+from digits_export.data import CLASSES, NO_DIGIT, Mnist, Split
 from digits_export.pipeline import Pipeline
-from digits_export.recipe import RecipeError, load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from digits_export.data import Mnist
-    from digits_export.recipe import Fit, Recipe
+from digits_export.recipe import Fit, Recipe, RecipeError, load
 
 WARMUP_START = 0.01  # share of the full learning rate at the first step
 

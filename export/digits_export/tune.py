@@ -10,14 +10,12 @@ import io
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from digits_export import recipe, training
-
-if TYPE_CHECKING:
-    from digits_export.data import Mnist
+from digits_export.data import Mnist
 
 WARM_UP_TRIALS, WARM_UP_EPOCHS = 5, 3  # before a trial may be judged against the median of the others
 COLUMNS = ("number", "state", "validation", "epochs", "learning_rate", "batch_size", "wide", "narrow", "dropout", "l2")
