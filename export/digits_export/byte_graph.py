@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 
 from digits_export.data import Floats
 from digits_export.graphs import bridge, graph_of, join
@@ -29,15 +29,12 @@ PIXELS = 784
 OUTPUTS = ("digits", "confidences", "probabilities", "flags", "ink")
 BLANK, INVERTED, OUT_OF_RANGE, LOW_CONFIDENCE = 1, 2, 4, 8
 BLANK_BELOW, INVERTED_ABOVE = 1.5 / PIXELS, 0.5  # of mean ink, as the server has them for images of floats
-AFFINE = {"MatMul", "Gemm", "Add", "Sub", "Reshape", "Flatten", "Identity"}
-"""Operators that leave a linear function of the pixels one, if all their other inputs are constant."""
 BLOCK = 4  # side in pixels of the blocks whose means the outlier score (`outlier`) and the mean ink are made from
-IMPULSE = 4096.0  # a power of two: scaling by it is exact, and biases vanish beside it
 OWN = "float_"  # prefix of all names that come from the float graph
 
 
-def write(graph: Path, target: Path) -> bool:
-    """Derive the byte graph of an annotated `model.onnx` and return whether its first layer runs in integers.
+def write(graph: Path, target: Path) -> None:
+    """Derive the byte graph of an annotated `model.onnx`; its metadata says whether its first layer runs in integers.
 
     pixels uint8 [batch, 784] -> digits [batch] uint8 (uint16 beyond 256 classes), confidences float32 [batch],
     probabilities float32 [batch, classes], flags uint8 [batch], ink float32 [batch]. Thresholds are those of the
@@ -46,14 +43,14 @@ def write(graph: Path, target: Path) -> bool:
     raw = graph.read_bytes()
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(raw))  # the extractor cuts where shapes are known
     facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("digits.")}
-    layer = _first_layer(model)
     model = onnx.compose.add_prefix(model, OWN)
     outputs = [output.name for output in model.graph.output]
-    if layer is None:
+    dense = _find_dense(model.graph)
+    if dense is None:
         body, head, ends = model.graph, _float_head(), [model.graph.input[0].name]
     else:
-        ends = [OWN + name for name in layer.ends]
-        body, head = onnx.utils.Extractor(model).extract_model(ends, outputs).graph, _integer_head(layer)
+        ends = dense.ends
+        body, head = onnx.utils.Extractor(model).extract_model(ends, outputs).graph, _integer_head(dense)
     tail = _tail(facts, has_score=len(outputs) > 1)
     parts = [head, bridge([value.name for value in head.output], ends), body]
     parts += [bridge(outputs, [value.name for value in tail.input]), tail]
@@ -61,12 +58,11 @@ def write(graph: Path, target: Path) -> bool:
     opsets = [*model.opset_import, onnx.helper.make_opsetid("com.microsoft", 1)]  # of onnxruntime's own operators
     derived = onnx.helper.make_model(made, opset_imports=opsets, ir_version=model.ir_version)
     derived.producer_name = "digits-export"
-    kind = "floats" if layer is None else "integers"
+    kind = "floats" if dense is None else "integers"
     properties = {"digits.derived_from": hashlib.sha256(raw).hexdigest(), "digits.first_layer": json.dumps(kind)}
     onnx.helper.set_model_props(derived, properties)
     onnx.checker.check_model(derived, full_check=True)
     onnx.save(derived, target)
-    return layer is not None
 
 
 def first_layer_of(path: Path) -> str:
@@ -76,68 +72,43 @@ def first_layer_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """The linear functions of the pixels with which a graph begins."""
+class _Dense:
+    """The dense layer with which a graph begins, its weights whole multiples of a step for each unit."""
 
-    sums: list[str]
-    """Tensors that are (n, widths) weighted sums of the pixels."""
-    pools: list[str]
-    """Tensors that are (n, 49) means of blocks of pixels."""
-    widths: list[int] = field(default_factory=list)
-    whole: Any = None  # (784, sum of widths) whole numbers
-    steps: Any = None  # (sum of widths,) what one of them stands for
-    bias: Any = None  # (sum of widths,)
-
-    @property
-    def ends(self) -> list[str]:
-        return [*self.sums, *self.pools]
+    whole: npt.NDArray[Any]  # (784, units)
+    steps: npt.NDArray[Any]  # (units,)
+    bias: npt.NDArray[Any]  # (units,)
+    ends: list[str]
+    """The tensors of its sums (n, units) and, where there is an outlier score, of the means of blocks (n, 49)."""
 
 
-def _first_layer(model: onnx.ModelProto) -> _Layer | None:
-    """Return the layer with which a graph begins, if its weights lie on grids.
-
-    Where it ends is read from the graph; its weights are read off its answers to one impulse a pixel.
-    """
-    layer = _linear_ends(model.graph)
-    if not layer.sums:
+def _find_dense(graph: onnx.GraphProto) -> _Dense | None:
+    """Return the dense layer with which a graph begins, if its weights lie on a grid and nothing else sees pixels."""
+    pixels = graph.input[0].name
+    while same := _follow(graph, pixels, "Identity"):
+        pixels = same[0].output[0]
+    dense = _follow(graph, pixels, "MatMul", "Add")
+    pooling = _follow(graph, pixels, "Reshape", "AveragePool", "Reshape")
+    chains = [nodes for nodes in (dense, pooling) if nodes]
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer}
+    values = [constants[name] for node in dense for name in node.input if name in constants]
+    if len(values) != 2 or len(chains) != sum(pixels in node.input for node in graph.node):
         return None
-    beginning = onnx.utils.Extractor(model).extract_model([model.graph.input[0].name], layer.ends)
-    answers = _run(beginning, np.vstack([np.zeros(PIXELS), IMPULSE * np.eye(PIXELS)]).astype(np.float32))
-    if any(answer.ndim != 2 for answer in answers):
-        return None
-    sums = answers[: len(layer.sums)]
-    bias, *impulses = np.concatenate(sums, axis=1, dtype=np.float64)
-    grid = find_grid((np.array(impulses) - bias) / IMPULSE)
-    if grid is None:
-        return None
-    widths = [answer.shape[1] for answer in sums]
-    return replace(layer, widths=widths, whole=grid[0], steps=grid[1], bias=bias)
+    weights, bias = values
+    grid = find_grid(weights.astype(np.float64)) if bias.shape == weights.shape[1:] else None
+    return grid and _Dense(*grid, bias, [nodes[-1].output[0] for nodes in chains])
 
 
-def _linear_ends(graph: onnx.GraphProto) -> _Layer:
-    """Return the linear tensors that others than linear operators use; none if the input itself is used so."""
-    source = graph.input[0].name
-    constants = {constant.name for constant in graph.initializer}
-    linear, pooled, sums, pools = {source}, set[str](), dict[str, None](), list[str]()
-    for node in graph.node:
-        moving = [name for name in node.input if name and name not in constants]
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        if node.op_type in AFFINE and len(moving) == 1 and moving[0] in linear:
-            linear.add(node.output[0])
-        elif node.op_type == "AveragePool" and moving[0] in linear and attributes.get("strides") == [BLOCK, BLOCK]:
-            pooled.add(node.output[0])
-        elif node.op_type == "Reshape" and moving[0] in pooled:
-            pools.append(node.output[0])
-        elif node.op_type == "Constant":
-            constants.add(node.output[0])
-        else:
-            sums |= dict.fromkeys(name for name in moving if name in linear | pooled)
-    return _Layer([] if source in sums else list(sums), pools)
-
-
-def _run(model: onnx.ModelProto, vectors: Floats) -> list[Floats]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, {session.get_inputs()[0].name: vectors})]
+def _follow(graph: onnx.GraphProto, name: str, *kinds: str) -> list[onnx.NodeProto]:
+    """Return nodes of these kinds, the first of which takes the named tensor, each next what the one before gives."""
+    found: list[onnx.NodeProto] = []
+    for kind in kinds:
+        step = next((node for node in graph.node if node.op_type == kind and name in node.input), None)
+        if step is None:
+            return []
+        found.append(step)
+        name = step.output[0]
+    return found
 
 
 def _float_head() -> onnx.GraphProto:
@@ -152,31 +123,25 @@ def _float_head() -> onnx.GraphProto:
     )
 
 
-def _integer_head(layer: _Layer) -> onnx.GraphProto:
+def _integer_head(dense: _Dense) -> onnx.GraphProto:
     """Return one multiplication of bytes for all weighted sums, and a small one for the means of blocks.
 
     Blocks are summed from strips four rows high, so that few products are by zero; mean ink is the mean of means.
     """
-    sums, pools = ([f"{kind}_{n}" for n in range(len(of))] for kind, of in (("sum", layer.sums), ("pool", layer.pools)))
     side = 28 // BLOCK
-    outputs = [f"float[batch, {width}] {name}" for name, width in zip(sums, layer.widths, strict=True)]
-    outputs += [f"float[batch, {side**2}] {name}" for name in pools]
-    split = f"{', '.join(sums)} = Split<axis = 1>(layer, widths)" if len(sums) > 1 else f"{sums[0]} = Identity(layer)"
     return graph_of(
-        f"""head (uint8[batch, 784] pixels) => ({", ".join(outputs)}, float[batch] ink) {{
-            layer = com.microsoft.MatMulIntegerToFloat(pixels, weights, level, steps, , , bias)
-            {split}
+        f"""head (uint8[batch, 784] pixels) =>
+            (float[batch, {len(dense.bias)}] sums, float[batch, {side**2}] means, float[batch] ink) {{
+            sums = com.microsoft.MatMulIntegerToFloat(pixels, weights, level, steps, , , bias)
             strips = Reshape(pixels, strip_shape)
             blocks = com.microsoft.MatMulIntegerToFloat(strips, summing, level, share)
-            rows = Reshape(blocks, row_shape)
-            {" ".join(f"{name} = Identity(rows)" for name in pools)}
-            ink = ReduceMean<keepdims = 0>(rows, pixel_axis)
+            means = Reshape(blocks, row_shape)
+            ink = ReduceMean<keepdims = 0>(means, pixel_axis)
         }}""",
-        weights=layer.whole.astype(np.int8),
+        weights=dense.whole.astype(np.int8),
         level=np.float32(1 / 255),
-        steps=layer.steps.astype(np.float32),
-        bias=layer.bias.astype(np.float32),
-        widths=np.array(layer.widths),
+        steps=dense.steps.astype(np.float32),
+        bias=dense.bias,
         strip_shape=np.array([-1, BLOCK * 28]),
         summing=np.tile(np.repeat(np.eye(side, dtype=np.int8), BLOCK, axis=0), (BLOCK, 1)),  # (112, 7)
         share=np.float32(1 / BLOCK**2),
