@@ -35,16 +35,14 @@ def _layers(layer: Layer, name: str) -> list[Any]:
         return [layers.Flatten(name=name)]
     if layer.kind == "dropout":
         return [layers.Dropout(layer.rate, name=name)]
-    if layer.kind == "conv":
-        sums = layers.Conv2D(layer.units, layer.kernel, layer.stride, padding="same", use_bias=False, name=name)
-    else:
+    if layer.kind == "dense":
         penalty = regularizers.L2(layer.l2) if layer.l2 else None
-        activation, bias = (None, False) if layer.normalise else ("relu", True)
-        sums = layers.Dense(layer.units, activation, bias, kernel_regularizer=penalty, name=name)
-        if not layer.normalise:
-            return [sums]
-    normalisation = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_normalisation")
-    return [sums, normalisation, layers.ReLU(name=f"{name}_relu")]
+        return [layers.Dense(layer.units, "relu", kernel_regularizer=penalty, name=name)]
+    return [
+        layers.Conv2D(layer.units, layer.kernel, layer.stride, padding="same", use_bias=False, name=name),
+        layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_normalisation"),
+        layers.ReLU(name=f"{name}_relu"),
+    ]
 
 
 def copy(model: Any, network: Network) -> Any:

@@ -46,8 +46,6 @@ class Layer:
     """Step of that window; 2 halves each side of the image."""
     l2: float = 0.0
     """Weight penalty of a dense layer."""
-    normalise: bool = False
-    """Whether a dense layer's sums are batch-normalised."""
 
     def __post_init__(self) -> None:
         _require(
@@ -87,8 +85,6 @@ class Fit:
     """Epochs over which the rate climbs from a hundredth to `learning_rate`."""
     cosine: bool = False
     """Whether the rate then falls along a half cosine to zero; else it stays."""
-    weight_decay: float = 0.0
-    """Decoupled (AdamW) decay."""
     integer_labels: bool = False
     """Whether digits are told as integers with sparse cross-entropy, instead of as one-hot rows."""
     averaging: float = 0.0
@@ -104,7 +100,6 @@ class Fit:
         _require(
             0 <= self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, "0 <= warmup_epochs < epochs"
         )
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.averaging < 1, "averaging", self.averaging, "0 <= averaging < 1")
         _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "0 < validation_share < 1")
 

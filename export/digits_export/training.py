@@ -166,7 +166,7 @@ def _with_foreign(learn: Split, recipe: Recipe) -> Split:
 
 
 def _optimizer(fit: Fit, steps: int) -> Any:
-    """Return Adam (AdamW with decay) on the recipe's schedule; `steps` is an epoch's number of batches."""
+    """Return Adam on the recipe's schedule; `steps` is an epoch's number of batches."""
     from keras import optimizers  # noqa: PLC0415
 
     rate: Any = fit.learning_rate
@@ -177,7 +177,7 @@ def _optimizer(fit: Fit, steps: int) -> Any:
             start, fit.epochs * steps - warmup, warmup_target=fit.learning_rate if warmup else None, warmup_steps=warmup
         )
     averages = {"use_ema": True, "ema_momentum": fit.averaging} if fit.averaging else {}
-    return optimizers.AdamW(rate, weight_decay=fit.weight_decay, **averages)
+    return optimizers.Adam(rate, **averages)
 
 
 def _state(model: Any) -> list[Any]:

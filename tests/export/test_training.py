@@ -36,7 +36,7 @@ def tiny(sample):
 @pytest.fixture(scope="module")
 def everything(small_recipe):
     """Return a recipe with all that has a state: dropout, schedule, averages, deformation."""
-    fit = recipe.Fit(epochs=4, batch_size=64, warmup_epochs=1, cosine=True, averaging=0.9, weight_decay=1e-4)
+    fit = recipe.Fit(epochs=4, batch_size=64, warmup_epochs=1, cosine=True, averaging=0.9)
     return dataclasses.replace(small_recipe, fit=fit, deformation=recipe.Deformation(rotation_deg=10, elastic_px=0.5))
 
 
