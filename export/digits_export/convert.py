@@ -115,25 +115,21 @@ def run(opened: ort.InferenceSession, vectors: Floats) -> list[Floats]:
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
 
 
-def check_bytes(graph: Path, byte_graph: Path, images: Images) -> float:
-    """Compare the two graphs of a package on batches of 1, 7 and 512 images and return the largest difference.
+def check_bytes(graph: Path, byte_graph: Path, images: Images) -> None:
+    """Check that the two graphs of a package answer alike on batches of 1, 7 and 512 images.
 
     Raises:
         ParityError: A probability differs by more than 1e-5.
     """
     floats, derived, pixels = session(graph), session(byte_graph), images.reshape(len(images), -1)
-    worst = 0.0
     for size in PARITY_BATCHES:
+        expected = run(floats, to_vectors(pixels[:size]))[0]
         probabilities = derived.run(["probabilities"], {"pixels": pixels[:size]})[0]
-        difference = float(np.abs(probabilities - run(floats, to_vectors(pixels[:size]))[0]).max())
-        if not difference <= PARITY:  # so that NaN is refused too
-            raise ParityError(f"{byte_graph} differs from {graph.name} by {difference:.1e} at batch {size}")
-        worst = max(worst, difference)
-    return worst
+        _check_alike(probabilities, expected, f"{byte_graph} differs from {graph.name}", size)
 
 
-def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Floats) -> float:
-    """Compare the graph with Keras on batches of 1, 7 and 512 and return the largest difference of a probability.
+def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Floats) -> None:
+    """Check that the graph answers as Keras does on batches of 1, 7 and 512.
 
     Args:
         model: The network the graph was made from.
@@ -144,17 +140,16 @@ def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Fl
     Raises:
         ParityError: A probability differs by more than 1e-5, or a score by more than 1e-4 of its size.
     """
-    opened, worst = session(path), 0.0
+    opened = session(path)
     for size in PARITY_BATCHES:
-        batch = vectors[:size]
-        probabilities, *scores = opened.run(None, {INPUT: batch})
-        difference = float(np.abs(probabilities - models.predict(model, batch)).max())
-        if not difference <= PARITY:
-            raise ParityError(f"{path} differs from Keras by {difference:.1e} at batch {size}, allowed: {PARITY:.0e}")
-        worst = max(worst, difference)
-        if density is not None:
-            expected = np.asarray(density.score(batch))
-            # Relative: scores are sums of squares in the hundreds, where 1e-5 is below float32's own resolution.
-            if not np.allclose(scores[0], expected, rtol=1e-4, atol=1e-4):
-                raise ParityError(f"{path}'s outlier_score differs from TensorFlow's at batch {size}")
-    return worst
+        probabilities, *scores = run(opened, vectors[:size])
+        _check_alike(probabilities, models.predict(model, vectors[:size]), f"{path} differs from Keras", size)
+        # Relative: scores are sums of squares in the hundreds, where 1e-5 is below float32's own resolution.
+        if density and not np.allclose(scores[0], density.score(vectors[:size]), rtol=1e-4, atol=1e-4):
+            raise ParityError(f"{path}'s outlier_score differs from TensorFlow's at batch {size}")
+
+
+def _check_alike(probabilities: Floats, expected: Floats, fault: str, size: int) -> None:
+    difference = np.abs(probabilities - expected).max()
+    if not difference <= PARITY:  # so that NaN is refused too
+        raise ParityError(f"{fault} by {difference:.1e} at batch {size}, allowed: {PARITY:.0e}")
