@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
+from scipy.special import softmax
 
+from digits_export.calibration import TINY, soften
 from digits_export.data import Floats
 from digits_export.foreign import ForeignModel, ForeignModelError
 from digits_export.graphs import bridge, graph_of, join
@@ -15,7 +18,6 @@ from digits_export.graphs import bridge, graph_of, join
 SHAPES = {(784,), (28, 28), (28, 28, 1), (1, 28, 28)}
 SHAPES_ALLOWED = "(n, 784), (n, 28, 28), (n, 28, 28, 1) or (n, 1, 28, 28)"
 PREFIX = "source_"
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,9 @@ class Wanted:
     scaling: Scaling | None
     """Nothing if it can't be told from the graph."""
 
-    def images(self, vectors: Floats, scaling: Scaling | None = None) -> Any:
-        """Return (n, 784) vectors in [0, 1] as the model wants them."""
-        chosen = scaling or self.scaling
-        assert chosen is not None  # noqa: S101
-        scaled = vectors * np.float32(chosen.factor) + np.float32(chosen.offset)
+    def images(self, vectors: Floats, scaling: Scaling) -> npt.NDArray[Any]:
+        """Return (n, 784) vectors in [0, 1] as the model wants them, in this scaling."""
+        scaled = vectors * np.float32(scaling.factor) + np.float32(scaling.offset)
         scaled = np.round(scaled) if np.issubdtype(self.kind, np.integer) else scaled
         return scaled.reshape(-1, *self.shape).astype(self.kind)
 
@@ -141,11 +141,9 @@ def find_output(answers: Floats, graph: onnx.GraphProto) -> tuple[str, str]:
 
 def to_probabilities(answers: Floats, kind: str, temperature: float = 1.0) -> Floats:
     """Return a model's (n, classes) answers as probabilities, their logits divided by a temperature."""
-    logits = answers.astype(np.float64)
     if kind != "logits":
-        logits = np.log(np.maximum(logits, TINY))
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return soften(answers, temperature)
+    return np.asarray(softmax(answers.astype(np.float64) / temperature, axis=1), np.float32)
 
 
 def assemble(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from digits_export.data import Floats, Labels
 
@@ -12,9 +14,8 @@ TINY = 1e-12
 
 def soften(probabilities: Floats, temperature: float) -> Floats:
     """Return (n, 10) probabilities as if their logits had been divided by `temperature`."""
-    logits = np.log(np.maximum(probabilities, TINY)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    logits = np.log(np.maximum(probabilities, TINY), dtype=np.float64)
+    return np.asarray(softmax(logits / temperature, axis=1), np.float32)
 
 
 def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
@@ -27,18 +28,13 @@ def _losses(probabilities: Floats, labels: Labels) -> Floats:
 
 
 def fit_temperature(probabilities: Floats, labels: Labels) -> float:
-    """Return the temperature in [0.1, 10] that makes held-out labels most likely, to three digits.
+    """Return the temperature in [0.1, 10] that makes held-out labels most likely, to three digits."""
 
-    The likelihood has one maximum in the temperature, so halving a bracket around it (golden section, in the
-    logarithm) finds it.
-    """
-    low, high = np.log(0.1), np.log(10.0)
-    golden = (np.sqrt(5) - 1) / 2
-    while high - low > 1e-4:
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        costs = [negative_log_likelihood(soften(probabilities, float(np.exp(at))), labels) for at in (left, right)]
-        low, high = (low, right) if costs[0] < costs[1] else (left, high)
-    return float(f"{np.exp((low + high) / 2):.3g}")
+    def cost(logarithm: float) -> float:
+        return negative_log_likelihood(soften(probabilities, np.exp(logarithm)), labels)
+
+    found = minimize_scalar(cost, bounds=np.log([0.1, 10]), options={"xatol": 1e-4})
+    return float(f"{np.exp(found.x):.3g}")
 
 
 def helpful_temperature(probabilities: Floats, labels: Labels) -> float:
