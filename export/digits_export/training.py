@@ -85,13 +85,6 @@ def train(
     history = _restore(model, recipe, checkpoint)
 
     shape = recipe.network.input_shape
-    inputs = tf.TensorSpec((None, 784), tf.float32)
-    answers = (
-        tf.TensorSpec((None,), tf.int64) if recipe.fit.integer_labels else tf.TensorSpec((None, CLASSES), tf.float32)
-    )
-    batches = tf.data.Dataset.from_generator(
-        lambda: pipeline.batches(history.epochs), output_signature=(inputs, answers)
-    )
     labels = validate.labels if recipe.fit.integer_labels else keras.utils.to_categorical(validate.labels, CLASSES)
     judge = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: after_epoch(epoch, logs["val_accuracy"]))
     bar = TqdmCallback(recipe.fit.epochs, verbose=0, desc=recipe.name, disable=quiet)
@@ -99,7 +92,7 @@ def train(
     if recipe.fit.averaging:
         callbacks.append(keras.callbacks.SwapEMAWeights())  # validates the averaged weights, which are those that ship
     model.fit(
-        batches.map(lambda x, y: (tf.reshape(x, (-1, *shape)), y)).prefetch(8),
+        ((vectors.reshape(-1, *shape), answers) for vectors, answers in pipeline.batches(history.epochs)),
         epochs=recipe.fit.epochs,
         initial_epoch=history.epochs,
         steps_per_epoch=pipeline.steps,
