@@ -7,7 +7,7 @@ wants its image in. Training leaves nothing behind in it: convolutions have abso
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,30 @@ def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
         density: Scores how unlike a digit an image is; without one the graph has one output.
         path: Where `model.onnx` goes.
     """
-    import tensorflow as tf  # noqa: PLC0415, TID251
-    import tf2onnx  # noqa: PLC0415
-
-    function = tf.function(_served(model, density), input_signature=[tf.TensorSpec((None, 784), tf.float32, INPUT)])
-    proto, _ = tf2onnx.convert.from_function(function, [tf.TensorSpec((None, 784), tf.float32, INPUT)], opset=OPSET)
+    proto = from_function(_served(model, density), (None, 784), "float32")
     _rename(proto.graph)
     _name_batch(proto.graph)
     proto.graph.name, proto.graph.doc_string, proto.producer_name = "digits", "", "digits-export"
     del proto.opset_import[1:]  # tf2onnx also declares ai.onnx.ml, of which nothing is used
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+
+
+def from_function(call: Callable[[Any], Any], shape: tuple[int | None, ...], kind: str) -> onnx.ModelProto:
+    """Return a function of a tensor of this shape and type as an ONNX model."""
+    import tensorflow as tf  # noqa: PLC0415, TID251
+    import tf2onnx  # noqa: PLC0415
+
+    spec = [tf.TensorSpec(shape, kind, INPUT)]
+    function = tf.function(call, input_signature=spec)
+    proto, _ = tf2onnx.convert.from_function(function, spec, opset=OPSET)
+    _, *captured = proto.graph.input  # tensors that the function holds, such as a Normalization's: constants
+    values = {entry.name: value for value, entry in function.get_concrete_function().graph.captures}
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(values[entry.name].numpy(), entry.name) for entry in captured
+    )
+    del proto.graph.input[1:]
+    return proto
 
 
 def annotate(path: Path, properties: Mapping[str, Any]) -> None:
@@ -102,11 +115,11 @@ def _name_batch(graph: onnx.GraphProto) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def session(path: Path) -> ort.InferenceSession:
+def session(graph: Path | bytes) -> ort.InferenceSession:
     """Open a graph for inference on one thread of the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def run(opened: ort.InferenceSession, vectors: Floats) -> list[Floats]:

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
+from digits_export.convert import OPSET, from_function, session
 from digits_export.data import Fault, one_line
 
 ALLOWED = ".keras, .h5, .hdf5, .onnx, or the folder of a SavedModel"
-OPSET = 18  # as `convert`; graphs of older opsets are brought up to it
 REMEDIES = {
     ".pt": "PyTorch's own format holds no graph: write it with torch.onnx.export(model, example, 'model.onnx')",
     ".pth": "PyTorch's own format holds no graph: write it with torch.onnx.export(model, example, 'model.onnx')",
@@ -97,7 +96,7 @@ def _keras(path: Path) -> ForeignModel:
         with _quiet():
             return model(images, training=False)
 
-    proto = _convert(call, given.shape, given.dtype)
+    proto = from_function(call, given.shape, given.dtype)
     return ForeignModel(proto, f"keras {version('keras')}", _in_blocks(call, given.shape[0]))
 
 
@@ -120,7 +119,7 @@ def _saved_model(path: Path) -> ForeignModel:
     def call(x: Any) -> Any:
         return serve(**{name: x})[output]
 
-    proto = _convert(call, given.shape, given.dtype)
+    proto = from_function(call, given.shape, given.dtype)
     answer = _in_blocks(lambda images: call(tf.constant(images)), given.shape[0])
     return ForeignModel(proto, f"tensorflow {tf.__version__}", answer)
 
@@ -134,23 +133,6 @@ def _in_blocks(call: Callable[[Any], Any], batch: Any) -> Callable[[Any], Any]:
         return np.concatenate([np.asarray(call(block)) for block in blocks])
 
     return answer
-
-
-def _convert(call: Callable[[Any], Any], shape: Any, kind: Any) -> onnx.ModelProto:
-    """Return a function of tensors of a shape as an ONNX model."""
-    import tensorflow as tf  # noqa: PLC0415, TID251
-    import tf2onnx  # noqa: PLC0415
-
-    spec = [tf.TensorSpec(shape, kind, "images")]
-    function = tf.function(call, input_signature=spec)
-    proto, _ = tf2onnx.convert.from_function(function, spec, opset=OPSET)
-    _, *captured = proto.graph.input  # tensors that the function holds, such as a Normalization's: constants
-    values = {entry.name: value for value, entry in function.get_concrete_function().graph.captures}
-    proto.graph.initializer.extend(
-        onnx.numpy_helper.from_array(values[entry.name].numpy(), entry.name) for entry in captured
-    )
-    del proto.graph.input[1:]
-    return proto
 
 
 def _onnx(path: Path) -> ForeignModel:
@@ -171,8 +153,8 @@ def _onnx(path: Path) -> ForeignModel:
     proto = _upgrade(proto)
     _widen(proto.graph)
 
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    answer = _in_blocks(lambda images: session.run(None, {inputs[0].name: images})[0], session.get_inputs()[0].shape[0])
+    opened = session(proto.SerializeToString())
+    answer = _in_blocks(lambda images: opened.run(None, {inputs[0].name: images})[0], opened.get_inputs()[0].shape[0])
     return ForeignModel(proto, f"onnxruntime {version('onnxruntime')}", answer, labels)
 
 
@@ -211,7 +193,7 @@ def _keep_answers(graph: onnx.GraphProto, path: Path) -> None:
 
 
 def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model at the opset of our own graphs, if it is older."""
+    """Return the model at the opset of our own graphs, if its own is older."""
     (opset,) = (entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"})
     if opset >= OPSET:
         return proto
