@@ -124,13 +124,16 @@ def _spatter(image: Image, rng: np.random.Generator) -> Image:
 
 def _small(image: Image, rng: np.random.Generator) -> Image:
     scale, angle = rng.uniform(0.55, 0.9), rng.uniform(-25, 25)
-    centre = (SIDE - 1) / 2
-    return cv2.warpAffine(image, cv2.getRotationMatrix2D((centre, centre), angle, scale), (SIDE, SIDE))
+    return _about_the_centre(image, angle, scale)
 
 
 def _turned(image: Image, rng: np.random.Generator) -> Image:
+    return _about_the_centre(image, rng.uniform(-32, 32), 1)
+
+
+def _about_the_centre(image: Image, degrees: float, scale: float) -> Image:
     centre = (SIDE - 1) / 2
-    return cv2.warpAffine(image, cv2.getRotationMatrix2D((centre, centre), rng.uniform(-32, 32), 1), (SIDE, SIDE))
+    return cv2.warpAffine(image, cv2.getRotationMatrix2D((centre, centre), degrees, scale), (SIDE, SIDE))
 
 
 def _hidden(image: Image, rng: np.random.Generator) -> Image:

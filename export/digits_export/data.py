@@ -79,6 +79,10 @@ class Split:
         """Return these rows only."""
         return Split(self.images[rows], self.labels[rows])
 
+    def first_of_each(self, count: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the first so many images of each class that occurs, class by class."""
+        return np.concatenate([np.flatnonzero(self.labels == label)[:count] for label in np.unique(self.labels)])
+
 
 @dataclass(frozen=True)
 class Mnist:

@@ -55,8 +55,8 @@ def confusion(counts: list[list[int]], labels: list[str]) -> Figure:
 
 def samples(split: Split, probabilities: Floats, labels: list[str]) -> Figure:
     """Draw four images of each of the first ten classes with their label and the answer."""
-    rows = np.concatenate([np.flatnonzero(split.labels == index)[:4] for index in range(min(10, len(labels)))])
-    return _gallery(split.take(rows.reshape(-1)), probabilities[rows], labels, top=1)
+    rows = split.first_of_each(4)[:40]
+    return _gallery(split.take(rows), probabilities[rows], labels, top=1)
 
 
 def misclassified(split: Split, probabilities: Floats, labels: list[str], rows: Any) -> Figure:

@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession
 
 from digits_export import adapt, byte_graph, calibration, convert, foreign, package
 from digits_export.adapt import SCALINGS, Scaling
-from digits_export.data import Floats, one_line, to_vectors
+from digits_export.data import Floats, Images, one_line, to_vectors
 from digits_export.foreign import ForeignModelError
 from digits_export.labelled import Labelled
 
@@ -152,11 +152,10 @@ def _find_scaling(order: Order, model: foreign.ForeignModel, wanted: adapt.Wante
         kind, _ = adapt.find_output(raw, model.proto.graph)
         order.data.check(raw.shape[1])
         losses[scaling] = calibration.best_losses(adapt.to_probabilities(raw, kind), some.labels)
-    best = min(SCALINGS, key=lambda scaling: float(losses[scaling].mean()))
+    best, second, *_ = sorted(SCALINGS, key=lambda scaling: float(losses[scaling].mean()))
     chosen = next(scaling for scaling in SCALINGS if calibration.is_as_good(losses[scaling], losses[best]))
-    means = {scaling: float(losses[scaling].mean()) for scaling in SCALINGS}
-    other = min((scaling for scaling in SCALINGS if scaling != chosen), key=lambda scaling: means[scaling])
-    told = ", ".join(f"{means[scaling]:.3g} as {scaling.name}" for scaling in (chosen, other))
+    compared = chosen, second if chosen == best else best
+    told = ", ".join(f"{losses[scaling].mean():.3g} as {scaling.name}" for scaling in compared)
     return chosen, f"of {len(SCALINGS)} ways tried; log loss {told}"
 
 
@@ -171,12 +170,11 @@ def _labels(order: Order, model: foreign.ForeignModel, classes: int) -> list[str
     return labels
 
 
-def _reference_images(data: Labelled | None) -> Any:
+def _reference_images(data: Labelled | None) -> Images:
     """Return (n, 784) uint8 images to prove a server right by: of each class some, else blobs of ink by chance."""
     if data:
         per_class = max(1, REFERENCES // len(np.unique(data.images.labels)))
-        rows = [np.flatnonzero(data.images.labels == label)[:per_class] for label in np.unique(data.images.labels)]
-        return data.images.images[np.concatenate(rows)].reshape(-1, 784)
+        return data.images.images[data.images.first_of_each(per_class)].reshape(-1, 784)
     coarse = np.random.default_rng(0).random((REFERENCES, 7, 7)) ** 4
     return (255 * coarse.repeat(4, axis=1).repeat(4, axis=2)).astype(np.uint8).reshape(-1, 784)
 
@@ -196,7 +194,7 @@ def _measure(data: Labelled, probabilities: Floats, classes: int) -> dict[str, A
     }
 
 
-def _write(folder: Path, proto: onnx.ModelProto, facts: dict[str, Any], images: Any, expected: Floats) -> float:
+def _write(folder: Path, proto: onnx.ModelProto, facts: dict[str, Any], images: Images, expected: Floats) -> float:
     """Write both graphs and the reference outputs; return how far the graph is from the original."""
     graph = folder / "model.onnx"
     onnx.save(proto, graph)

@@ -59,7 +59,7 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
     learn, validate = data.held_out(recipe.fit.validation_share)
     if recipe.first_layer_bits:
         kernel = model.layers[0].kernel
-        kernel.assign(put_on_grid(kernel.numpy(), learn.vectors[:QUANTIZED_BY], recipe.first_layer_bits))
+        kernel.assign(put_on_grid(kernel.numpy(), learn.vectors[:QUANTIZED_BY]))
     temperature = calibration.helpful_temperature(models.predict(model, validate.vectors), validate.labels)
     models.scale_logits(model, 1 / temperature)
     models.save(model, folder)
@@ -182,8 +182,7 @@ def drift_reference(learn: Split, classes: int = CLASSES) -> dict[str, Any]:
 
 def reference_outputs(model: Any, test: Split) -> dict[str, Any]:
     """Return ten test images of each digit and Keras' answers to them, for servers to check themselves by."""
-    rows = np.concatenate([np.flatnonzero(test.labels == digit)[:REFERENCE_PER_CLASS] for digit in range(10)])
-    inputs = test.images[rows].reshape(len(rows), -1)
+    inputs = test.images[test.first_of_each(REFERENCE_PER_CLASS)].reshape(-1, 784)
     return {"inputs": inputs, "probabilities": models.predict(model, to_vectors(inputs))}
 
 

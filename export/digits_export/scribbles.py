@@ -8,6 +8,7 @@ likely as any other. Letters that some people's digits look like (b, g, I, O, q,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -68,17 +69,11 @@ def touching(digits: npt.NDArray[np.uint8], count: int, rng: np.random.Generator
         count: How many to make.
         rng: The only source of chance.
     """
-    images = []
-    for _ in range(count):
-        left, right = digits[rng.integers(len(digits), size=2)]
-        images.append(_joined(left, right, rng))
-    return np.stack(images)
+    return np.stack([_joined(digits[rng.integers(len(digits), size=2)], rng) for _ in range(count)])
 
 
-def _joined(
-    left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    left, right = _cropped(left, rng), _cropped(right, rng)
+def _joined(pair: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    left, right = (_cropped(digit, rng) for digit in pair)
     share = rng.uniform(0.4, 1)
     if rng.random() < 0.5:
         left = left[:, round((1 - share) * left.shape[1]) :]
@@ -102,13 +97,8 @@ def _cropped(digit: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
     return np.asarray(np.pad(large[:, columns[0] : columns[-1] + 1], ((int(rng.integers(5)), 0), (0, 0))), np.uint8)
 
 
-def _letter(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    paths = list(LETTERS.values())
-    return ink([(path, False) for path in paths[rng.integers(len(paths))]], rng)
-
-
-def _sign(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    paths = list(SIGNS.values())
+def _one_of(shapes: dict[str, list[Path]], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    paths = list(shapes.values())
     return ink([(path, False) for path in paths[rng.integers(len(paths))]], rng)
 
 
@@ -153,9 +143,9 @@ def _coil(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 KINDS: list[Callable[[np.random.Generator], npt.NDArray[np.uint8]]] = [
-    _letter,
-    _letter,
-    _sign,
+    partial(_one_of, LETTERS),
+    partial(_one_of, LETTERS),
+    partial(_one_of, SIGNS),
     _asterisk,
     _scribble,
     _several_lines,
