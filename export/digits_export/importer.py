@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,28 +70,25 @@ def import_model(order: Order, models: Path, tell: Callable[[str], None] = lambd
         temperature = facts["temperature"]
     proto = adapt.assemble(model.proto, wanted, scaling, kind, len(labels), temperature)
     expected = adapt.to_probabilities(raw, kind, temperature)
-    source = {
+    facts["source"] = {
         "file": order.source.name,
         "sha256": _sum(order.source),
         "reference_by": model.maker,
         "pixels": {"factor": scaling.factor, "offset": scaling.offset},
+        **found,
     }
-    scratch = target.with_name(f".{target.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        facts["source"] = source | found
-        difference = _write(scratch, proto, facts, references, expected)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
+        folder = Path(scratch, order.name, target.name)  # as the report and the card call it
+        folder.mkdir(parents=True)
+        difference = _write(folder, proto, facts, references, expected)
         from digits_export import report  # noqa: PLC0415  (matplotlib takes a second)
 
-        title = f"{order.name} {target.name}"
         if order.data:
-            report.write(scratch, order.data.images, title=title)
+            report.write(folder, order.data.images)
         else:
-            report.write_card(scratch, title=title)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            report.write_card(folder)
+        folder.rename(target)
     return (
         {"package": str(target), "labels": labels, "reference_by": model.maker}
         | found

@@ -33,14 +33,13 @@ TITLES = {
 }
 
 
-def write(folder: Path, test: Split, others: Images | None = None, *, title: str = "") -> dict[str, Any]:
+def write(folder: Path, test: Split, others: Images | None = None) -> dict[str, Any]:
     """Write `report/` and `README.md` into a package's folder and return the figures.
 
     Args:
         folder: The package.
         test: The test images.
         others: (n, 28, 28) uint8 out-of-distribution images, if there are any to measure with.
-        title: Of page and card; the folder's model and version if not given.
 
     Raises:
         PackageError: The folder is no package.
@@ -65,34 +64,34 @@ def write(folder: Path, test: Split, others: Images | None = None, *, title: str
         drawn["abstain"] = (target / "abstain.png").read_bytes()  # shows more than could be drawn now
     for name, png in drawn.items():
         (target / f"{name}.png").write_bytes(png)
-    page = _render("page.html.j2", folder, title, measured, pictures=drawn)
+    page = _render("page.html.j2", folder, measured, pictures=drawn)
     (target / "index.html").write_text(page, "utf-8")
-    write_card(folder, measured, title=title)
+    write_card(folder, measured)
     return measured
 
 
-def write_card(folder: Path, measured: dict[str, Any] | None = None, *, title: str = "") -> None:
+def write_card(folder: Path, measured: dict[str, Any] | None = None) -> None:
     """Write `README.md`, the model card, which without figures says that they are unknown."""
-    (folder / "README.md").write_text(_render("card.md.j2", folder, title, measured or {}), "utf-8")
+    (folder / "README.md").write_text(_render("card.md.j2", folder, measured or {}), "utf-8")
 
 
 def _draw(folder: Path, measured: dict[str, Any], test: Split, others: Images | None) -> dict[str, Any]:
     opened, properties = package.open_graph(folder)
     labels, digits = properties["labels"], convert.run(opened, test.vectors)
     worst = evaluate.worst(digits[0], test.labels, MISCLASSIFIED)
-    pictures = {
+    pictures = {}
+    if "history" in measured:
+        pictures["curves"] = figures.curves(measured["history"], augmented=measured["training"].get("augmented", False))
+    pictures |= {
         "confusion": figures.confusion(measured["confusion"], labels),
         "samples": figures.samples(test, digits[0], labels),
         "misclassified": figures.misclassified(test, digits[0], labels, worst),
         "calibration": figures.calibration(measured["calibration"]),
-        "robustness": figures.robustness(measured["robustness"]),
     }
-    if "history" in measured:
-        pictures["curves"] = figures.curves(measured["history"], augmented=measured["training"].get("augmented", False))
     if "confidence" in measured["abstain"]:
         foreign = None if others is None else convert.run(opened, to_vectors(others))
         pictures["abstain"] = figures.abstain(measured["abstain"], digits, foreign)
-    return {name: pictures[name] for name in TITLES if name in pictures}
+    return pictures | {"robustness": figures.robustness(measured["robustness"])}
 
 
 def to_png(figure: Any) -> bytes:
@@ -138,17 +137,17 @@ def results(measured: dict[str, Any]) -> list[tuple[str, str]]:
     if "out_of_distribution" in abstain:
         rate = f"{abstain['out_of_distribution_abstained']:.2%} of {abstain['out_of_distribution']:,}"
         rows.append(("Fashion-MNIST images abstained on", rate))
-    for row in measured["elsewhere"]:
-        if row["set"] not in KINDS:
-            rows.append((f"{row['set']} ({row['images']:,} images)", f"{row['right'] / row['images']:.2%}"))
+    rows += [
+        (f"{row['set']} ({row['images']:,} images)", f"{row['right'] / row['images']:.2%}")
+        for row in measured["elsewhere"]
+        if row["set"] not in KINDS
+    ]
     damaged = [row for row in measured["elsewhere"] if row["set"] in KINDS]
     right, shown = (sum(row[count] for row in damaged) for count in ("right", "images"))
     return [*rows, (f"test images damaged in {len(damaged)} ways ({shown:,} images)", f"{right / shown:.2%}")]
 
 
-def _render(
-    template: str, folder: Path, title: str, measured: dict[str, Any], pictures: dict[str, bytes] | None = None
-) -> str:
+def _render(template: str, folder: Path, measured: dict[str, Any], pictures: dict[str, bytes] | None = None) -> str:
     _, properties = package.open_graph(folder)
     history, derived = folder / "history.json", folder / "bytes.onnx"
     environment = Environment(
@@ -160,7 +159,7 @@ def _render(
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(
-        title=title or f"{folder.resolve().parent.name} {folder.resolve().name}",
+        title=" ".join(folder.resolve().parts[-2:]),
         summary=properties.get("training", {}).get("summary", "an imported model"),
         source=properties.get("source"),
         labels=properties["labels"],

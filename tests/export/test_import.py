@@ -30,7 +30,7 @@ _spec.loader.exec_module(make_torch_onnx)
 @pytest.fixture
 def labelled(test_images, monkeypatch):
     """Return 600 labelled images to measure by; their report's pictures, drawn in other tests, are left out."""
-    monkeypatch.setattr(report, "write", lambda folder, *_args, title: report.write_card(folder, title=title))
+    monkeypatch.setattr(report, "write", lambda folder, *_args: report.write_card(folder))
     return Labelled("some", test_images.take(slice(0, 600)))
 
 
