@@ -47,7 +47,6 @@ class Wanted:
     """Of one image."""
     kind: np.dtype[Any]
     """Of its numbers."""
-    onnx_kind: int
     scaling: Scaling | None
     """Nothing if it can't be told from the graph."""
 
@@ -68,7 +67,7 @@ def find_input(model: ForeignModel) -> Wanted:
     tensor = given.type.tensor_type
     batch, *dimensions = [dim.dim_value or dim.dim_param for dim in tensor.shape.dim] or ["?"]
     shape = tuple(dimensions)
-    if shape not in SHAPES and all(isinstance(size, str) for size in shape) and len(shape) == 1:
+    if len(shape) == 1 and isinstance(shape[0], str):
         shape = (784,)  # a free number of features: as good as any
     if shape not in SHAPES:
         told = ", ".join(map(str, ("n" if shape else batch, *shape)))  # the batch is free, whatever its name
@@ -79,7 +78,7 @@ def find_input(model: ForeignModel) -> Wanted:
     if isinstance(batch, int):
         _free_batch(model.proto, batch)
     whole = kind.kind in "iu" or _divides_by_255(model.proto.graph)
-    return Wanted(shape, kind, tensor.elem_type, SCALINGS[1] if whole else None)
+    return Wanted(shape, kind, SCALINGS[1] if whole else None)
 
 
 def _free_batch(proto: onnx.ModelProto, batch: int) -> None:
@@ -167,7 +166,6 @@ def assemble(
         f"raw = Cast<to = 1>(answers) {_tail(kind, temperature)} }}",
         coolness=np.float32(1 / temperature),
         tiny=np.float32(TINY),
-        class_axis=np.array([1]),
     )
     bridges = bridge(["images"], [inner.input[0].name]), bridge([inner.output[0].name], ["answers"])
     graph = join([front, bridges[0], inner, bridges[1], back], "imported")
@@ -180,23 +178,17 @@ def assemble(
 
 
 def _head(wanted: Wanted, scaling: Scaling) -> list[str]:
-    whole = wanted.kind.kind in "iu"
     lines = ["Mul({}, factor)"] if scaling.factor != 1 else []
     lines += ["Add({}, offset)"] if scaling.offset else []
-    lines += ["Round({})"] if whole else []
+    lines += ["Round({})"] if wanted.kind.kind in "iu" else []
     lines += ["Reshape({}, shape)"] if wanted.shape != (784,) else []
-    return lines + ([f"Cast<to = {wanted.onnx_kind}>({{}})"] if wanted.onnx_kind != 1 else [])
+    onnx_kind = onnx.helper.np_dtype_to_tensor_dtype(wanted.kind)
+    return lines + ([f"Cast<to = {onnx_kind}>({{}})"] if wanted.kind != np.float32 else [])
 
 
 def _tail(kind: str, temperature: float) -> str:
-    if kind == "logits":
-        cooled = "cooled = Mul(raw, coolness)" if temperature != 1 else "cooled = Identity(raw)"
-        return f"{cooled} probabilities = Softmax<axis = 1>(cooled)"
-    if temperature != 1:
-        return (
-            "positive = Max(raw, tiny) logs = Log(positive) cooled = Mul(logs, coolness) "
-            "probabilities = Softmax<axis = 1>(cooled)"
-        )
-    if kind == "scores":
-        return "positive = Max(raw, tiny) total = ReduceSum(positive, class_axis) probabilities = Div(positive, total)"
-    return "probabilities = Identity(raw)"
+    """Return how `raw` answers become probabilities; a softmax of logarithms divides scores by their sum."""
+    if kind == "probabilities" and temperature == 1:
+        return "probabilities = Identity(raw)"
+    logits = "logits = Identity(raw)" if kind == "logits" else "positive = Max(raw, tiny) logits = Log(positive)"
+    return f"{logits} cooled = Mul(logits, coolness) probabilities = Softmax<axis = 1>(cooled)"

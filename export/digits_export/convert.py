@@ -29,12 +29,12 @@ class ParityError(RuntimeError):
     """The ONNX graph answers differently from the Keras network."""
 
 
-def to_onnx(model: Any, density: InkDensity | None, path: Path) -> None:
+def to_onnx(model: Any, density: InkDensity, path: Path) -> None:
     """Write the graph [batch, 784] -> (probabilities [batch, 10], outlier_score [batch]), checked.
 
     Args:
         model: A network of `models.build`.
-        density: Scores how unlike a digit an image is; without one the graph has one output.
+        density: Scores how unlike a digit an image is.
         path: Where `model.onnx` goes.
     """
     proto = from_function(_served(model, density), (None, 784), "float32")
@@ -71,21 +71,20 @@ def annotate(path: Path, properties: Mapping[str, Any]) -> None:
     onnx.save(proto, path)
 
 
-def _served(model: Any, density: InkDensity | None) -> Any:
+def _served(model: Any, density: InkDensity) -> Callable[[Any], tuple[Any, Any]]:
     import keras  # noqa: PLC0415
     import tensorflow as tf  # noqa: PLC0415, TID251
 
     *body, last = model.layers
 
-    def served(vectors: Any) -> Any:
+    def served(vectors: Any) -> tuple[Any, Any]:
         features = tf.reshape(vectors, (-1, *model.input_shape[1:])) if len(model.input_shape) > 2 else vectors
         for layer in body:
             if isinstance(layer, keras.layers.Flatten):  # Keras' own asks for the batch size: seven nodes more
                 features = tf.reshape(features, (-1, layer.output.shape[1]))
             else:
                 features = layer(features, training=False)
-        probabilities = tf.nn.softmax(tf.matmul(features, last.kernel) + last.bias)
-        return probabilities if density is None else (probabilities, density.score(vectors))
+        return tf.nn.softmax(tf.matmul(features, last.kernel) + last.bias), density.score(vectors)
 
     return served
 
@@ -141,7 +140,7 @@ def check_bytes(graph: Path, byte_graph: Path, images: Images) -> None:
         _check_alike(probabilities, expected, f"{byte_graph} differs from {graph.name}", size)
 
 
-def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Floats) -> None:
+def check_parity(model: Any, density: InkDensity, path: Path, vectors: Floats) -> None:
     """Check that the graph answers as Keras does on batches of 1, 7 and 512.
 
     Args:
@@ -155,10 +154,10 @@ def check_parity(model: Any, density: InkDensity | None, path: Path, vectors: Fl
     """
     opened = session(path)
     for size in PARITY_BATCHES:
-        probabilities, *scores = run(opened, vectors[:size])
+        probabilities, scores = run(opened, vectors[:size])
         _check_alike(probabilities, models.predict(model, vectors[:size]), f"{path} differs from Keras", size)
         # Relative: scores are sums of squares in the hundreds, where 1e-5 is below float32's own resolution.
-        if density and not np.allclose(scores[0], density.score(vectors[:size]), rtol=1e-4, atol=1e-4):
+        if not np.allclose(scores, density.score(vectors[:size]), rtol=1e-4, atol=1e-4):
             raise ParityError(f"{path}'s outlier_score differs from TensorFlow's at batch {size}")
 
 

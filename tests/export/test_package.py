@@ -8,7 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from digits_export import convert, data, models, package
+from digits_export import convert, data, models, outlier, package
+
+
+@pytest.fixture(scope="module")
+def density(sample):
+    """Return the outlier score that the small package was made with."""
+    return outlier.fit(sample.held_out(0.1)[0].vectors)
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +85,20 @@ def test_the_abstain_thresholds_abstain_on_few_digits(opened, sample):
     assert thresholds.flags(*convert.run(opened, validate.vectors)).mean() <= 0.01
 
 
-def test_a_graph_that_differs_from_keras_is_refused(small_package, small_recipe, sample):
+def test_a_graph_that_differs_from_keras_is_refused(small_package, small_recipe, sample, density):
     """Parity is checked, not assumed: one changed weight is found."""
     model = models.build(small_recipe.network)
     with pytest.raises(convert.ParityError, match=r"differs from Keras by .* at batch 1"):
-        convert.check_parity(model, None, small_package / "model.onnx", sample.test.vectors)
+        convert.check_parity(model, density, small_package / "model.onnx", sample.test.vectors)
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-def test_answers_that_are_no_numbers_prove_nothing(small_package, small_recipe, sample, tmp_path, broken):
+def test_answers_that_are_no_numbers_prove_nothing(small_package, small_recipe, sample, density, tmp_path, broken):
     """NaN on either side of a comparison is a difference: from the byte graph, and from Keras."""
     model = models.build(small_recipe.network)
     model.layers[-1].set_weights([weights * np.nan for weights in model.layers[-1].get_weights()])
     with pytest.raises(convert.ParityError, match="differs from Keras by nan at batch 1"):
-        convert.check_parity(model, None, small_package / "model.onnx", sample.test.vectors)
+        convert.check_parity(model, density, small_package / "model.onnx", sample.test.vectors)
     parts = [onnx.load(small_package / name) for name in ("model.onnx", "bytes.onnx")]
     for constant in parts[broken].graph.initializer:
         if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2:
