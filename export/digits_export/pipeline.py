@@ -54,8 +54,7 @@ class Pipeline:
                         rows = order[step * size : (step + 1) * size]
                         yield to_vectors(images[rows]), answers[rows]
             finally:
-                for future in ready:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, epoch: int) -> list[Future[Block]]:
         blocks = range(-(-len(self.data) // STRIP))

@@ -6,7 +6,6 @@ Judged by validation accuracy alone; the test images are not even loaded into a 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from digits_export import recipe, training
+from digits_export import recipe, report, training
 from digits_export.data import Mnist
 
 WARM_UP_TRIALS, WARM_UP_EPOCHS = 5, 3  # before a trial may be judged against the median of the others
@@ -78,7 +77,7 @@ def tune(base: recipe.Recipe, data: Mnist, folder: Path, trials: int, *, quiet: 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trials.json").write_text(json.dumps(rows, indent=1) + "\n")
     (folder / "trials.md").write_text(_table(rows))
-    (folder / "trials.png").write_bytes(_plot(study.trials))
+    (folder / "trials.png").write_bytes(report.to_png(_plot(study.trials)))
     return rows
 
 
@@ -96,7 +95,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _plot(trials: list[Any]) -> bytes:
+def _plot(trials: list[Any]) -> Figure:
     """Draw validation accuracy by epoch of every trial: finished ones dark, pruned ones light."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -105,6 +104,4 @@ def _plot(trials: list[Any]) -> bytes:
         epochs, values = list(trial.intermediate_values), list(trial.intermediate_values.values())
         axes.plot([epoch + 1 for epoch in epochs], values, color="#2b6cb0" if finished else "#cbd5e0", linewidth=1)
     axes.set(xlabel="epoch", ylabel="validation accuracy", title="trials: finished (blue) and pruned (grey)")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
+    return figure
