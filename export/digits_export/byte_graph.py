@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from digits_export.data import Floats
 from digits_export.graphs import bridge, graph_of, join
 from digits_export.quantization import find_grid
 
@@ -156,7 +154,11 @@ def _tail(facts: dict[str, Any], *, has_score: bool) -> onnx.GraphProto:
     inks = facts.get("digits.reference", {}).get("ink_histogram", {}).get("edges")
     classes = len(facts["digits.labels"])
     kind, number = ("uint8", 2) if classes <= 256 else ("uint16", 4)
-    edges, base, jumps = _ink_flags((inks[0], inks[-1]) if inks else None)
+    # Flags of ink are a step function of it: their value below all edges, and a jump for each edge that it is above.
+    base, steps = BLANK, [(BLANK_BELOW, -BLANK), (INVERTED_ABOVE, INVERTED)]
+    if inks:
+        base, steps = base + OUT_OF_RANGE, [*steps, (inks[0], -OUT_OF_RANGE), (inks[-1], OUT_OF_RANGE)]
+    edges, jumps = np.array(sorted(steps), np.float32).T
     unsure = "far = Greater(score, most_outlying) unsure = Or(low, far)" if has_score else "unsure = Identity(low)"
     return graph_of(
         f"""tail (float[batch, {classes}] likelihoods{", float[batch] score" if has_score else ""}) =>
@@ -181,18 +183,6 @@ def _tail(facts: dict[str, Any], *, has_score: bool) -> onnx.GraphProto:
         most_outlying=np.float32(abstain.get("outlier_score", np.inf)),
         ink_edges=edges[:, np.newaxis],
         jumps=jumps[np.newaxis],
-        base=base,
-        unsure_base=base + np.float32(LOW_CONFIDENCE),
+        base=np.float32(base),
+        unsure_base=np.float32(base + LOW_CONFIDENCE),
     )
-
-
-def _ink_flags(ink_range: tuple[float, float] | None) -> tuple[Floats, Any, Floats]:
-    """Return the flags of ink as a step function: its edges, its value below all of them, and its jumps at each."""
-    low, high = ink_range or (-1.0, 2.0)  # outside of which no ink is
-    edges = sorted({BLANK_BELOW, INVERTED_ABOVE, *(ink_range or ())})
-    middles = [(left + right) / 2 for left, right in pairwise([-1.0, *edges, 2.0])]
-    flags = [
-        BLANK * (ink < BLANK_BELOW) + INVERTED * (ink > INVERTED_ABOVE) + OUT_OF_RANGE * (not low <= ink <= high)
-        for ink in middles
-    ]
-    return np.array(edges, np.float32), np.float32(flags[0]), np.diff(flags).astype(np.float32)
