@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -59,7 +60,7 @@ def samples(split: Split, probabilities: Floats, labels: list[str]) -> Figure:
     return _gallery(split.take(rows), probabilities[rows], labels, top=1)
 
 
-def misclassified(split: Split, probabilities: Floats, labels: list[str], rows: Any) -> Figure:
+def misclassified(split: Split, probabilities: Floats, labels: list[str], rows: npt.NDArray[np.int64]) -> Figure:
     """Draw wrongly answered images, each with its label and the three likeliest answers."""
     return _gallery(split.take(rows), probabilities[rows], labels, top=3)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnxruntime import InferenceSession
 
 from digits_export import byte_graph, calibration, convert, models, outlier
@@ -23,7 +24,7 @@ from digits_export.recipe import Recipe
 from digits_export.training import History
 
 ABSTAINED = 0.004  # share of validation digits on which each of the two rules abstains: under 1 % together
-REFERENCE_PER_CLASS = 10
+REFERENCE_PER_CLASS = 10  # test images with Keras' answers, for servers to check themselves by
 QUANTIZED_BY = 20_000  # training images whose correlations tell how weights are rounded; more change nothing
 INK_BINS = 20
 DIGITS = [str(digit) for digit in range(CLASSES)]
@@ -41,7 +42,7 @@ class Abstain:
     confidence: float = 0.0
     outlier_score: float = float("inf")
 
-    def flags(self, probabilities: Floats, scores: Floats | None = None) -> Any:
+    def flags(self, probabilities: Floats, scores: Floats | None = None) -> npt.NDArray[np.bool_]:
         """Return (n,) bool: on which rows it abstains; without scores, by confidence alone."""
         unsure = probabilities.max(axis=1) < self.confidence
         return unsure if scores is None else unsure | (scores > self.outlier_score)
@@ -88,7 +89,10 @@ def write(model: Any, recipe: Recipe, history: History, data: Mnist, folder: Pat
     convert.annotate(graph, properties)
     byte_graph.write(graph, folder / "bytes.onnx")
     convert.check_bytes(graph, folder / "bytes.onnx", validate.images)
-    np.savez_compressed(folder / "reference.npz", **reference_outputs(model, data.test))
+    inputs = data.test.images[data.test.first_of_each(REFERENCE_PER_CLASS)].reshape(-1, 784)
+    np.savez_compressed(
+        folder / "reference.npz", inputs=inputs, probabilities=models.predict(model, to_vectors(inputs))
+    )
     where = {"trained_on": {"machine": _machine(), "threads": threads}}
     (folder / "history.json").write_text(json.dumps(asdict(history) | where) + "\n")
 
@@ -178,12 +182,6 @@ def drift_reference(learn: Split, classes: int = CLASSES) -> dict[str, Any]:
         },
         "class_shares": [round(float(share), 5) for share in np.bincount(learn.labels, minlength=classes) / len(learn)],
     }
-
-
-def reference_outputs(model: Any, test: Split) -> dict[str, Any]:
-    """Return ten test images of each digit and Keras' answers to them, for servers to check themselves by."""
-    inputs = test.images[test.first_of_each(REFERENCE_PER_CLASS)].reshape(-1, 784)
-    return {"inputs": inputs, "probabilities": models.predict(model, to_vectors(inputs))}
 
 
 def _machine() -> str:

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,8 +20,9 @@ from digits_export.data import CLASSES, NO_DIGIT, Floats, Images, Labels, Split,
 from digits_export.deform import STRIP, deform
 from digits_export.recipe import Recipe
 
-Batch = tuple[Floats, Any]  # (n, 784) in [0, 1]; (n, 10) float32 targets or (n,) int64 labels
-Block = tuple[Images, Any]  # (n, 28, 28) uint8 and their targets
+Targets = Floats | Labels  # (n, 10) float32 or, where a recipe wants integers, (n,) int64
+Batch = tuple[Floats, Targets]  # (n, 784) in [0, 1]
+Block = tuple[Images, Targets]  # (n, 28, 28) uint8
 
 
 @dataclass(frozen=True)
