@@ -29,6 +29,7 @@ def test_help_shows_every_setting_with_its_variable():
         (["--port", "70000"], "'--port' (env var: 'DIGITS_SERVER_PORT'): 70000 is not in the range 0<=x<=65535"),
         (["--models", "nowhere"], "'--models' (env var: 'DIGITS_SERVER_MODELS'): Directory 'nowhere' does not exist"),
         (["--inference-threads", "4096"], "4096 is not in the range 1<=x<="),
+        (["--workers", "x"], "'x'; allowed are auto and 1 to 256"),
         (["--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
     ],
 )
