@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from digits_client import _arrays
 from digits_client._arrays import PIXELS
 from digits_client._errors import InvalidImage
-from digits_client._requests import ImageLike, pictures
+from digits_client._requests import ImageLike, Picture, kind, pictures
 from digits_client._results import Prediction
 
 
@@ -45,8 +44,9 @@ class Reading:
     """
 
     def __init__(self, image: ImageLike) -> None:
-        if _arrays.is_array(image):
-            raise InvalidImage("image: an array; allowed are a path, bytes or a PIL image: PIL.Image.fromarray(array)")
+        if not isinstance(image, Picture):
+            allowed = "a path, bytes or a PIL image, such as PIL.Image.fromarray(array)"
+            raise InvalidImage(f"image: {kind(image)}; allowed are {allowed}")
         self._segments = pictures().segment(image)
         self.rows: npt.NDArray[np.uint8] = np.stack([each.image for each in self._segments]).reshape(-1, PIXELS)
         """(n, 784) everything that may be a digit."""

@@ -61,7 +61,7 @@ def prepare(image: ImageLike) -> Rows:
     if _arrays.is_array(image):
         return _arrays.row(image)
     if not isinstance(image, Picture):
-        raise InvalidImage(f"image: {_kind(image)}; allowed are a path, bytes, a PIL image or an array")
+        raise InvalidImage(f"image: {kind(image)}; allowed are a path, bytes, a PIL image or an array")
     prepared: Rows = pictures().prepare(image)
     return prepared
 
@@ -103,11 +103,11 @@ def each(images: Iterable[ImageLike]) -> Iterator[ImageLike]:
         InvalidImage: They can't be iterated, or are one image, whose letters or bytes would be.
     """
     if isinstance(images, Picture):
-        raise InvalidImage(f"images: {_kind(images)}, which is one image; put it in a list, or use classify")
+        raise InvalidImage(f"images: {kind(images)}, which is one image; put it in a list, or use classify")
     try:
         return iter(images)
     except TypeError:
-        raise InvalidImage(f"images: {_kind(images)}; allowed are an array, or any number of images") from None
+        raise InvalidImage(f"images: {kind(images)}; allowed are an array, or any number of images") from None
 
 
 def encoded(rows: Rows) -> tuple[memoryview, bool]:
@@ -141,5 +141,6 @@ def _joined(each: list[Rows]) -> Rows:
     return np.concatenate([np.empty((0, PIXELS), np.uint8), *each], dtype=np.uint8)
 
 
-def _kind(thing: object) -> str:
+def kind(thing: object) -> str:
+    """Return what something is, for who wanted something else."""
     return "None" if thing is None else f"an object of type {type(thing).__name__}"

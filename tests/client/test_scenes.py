@@ -134,10 +134,11 @@ def scribbles():
     [
         (scribbles(), "more than 4000 shapes"),
         (Image.new("L", (50, 50), 255), "shows nothing to read"),
-        (np.zeros((28, 28)), "an array"),
+        (np.zeros((28, 28)), "an object of type ndarray; allowed are a path, bytes or a PIL image, such as"),
+        (7, "an object of type int; allowed are a path"),
     ],
 )
 def test_what_can_not_be_read_is_said(image, complaint):
-    """Empty paper, and an array, which is one digit by definition, are refused in words."""
+    """Empty paper, an array, which is one digit by definition, and what is no picture are refused in words."""
     with pytest.raises(InvalidImage, match=complaint):
         FakeDigitClient(1).read(image)
