@@ -43,7 +43,7 @@ class Call:
     def set_trailing_metadata(self, trailers: Iterable[tuple[str, str | bytes]]) -> None:
         """Hand on what the trailers tell; Ray wants a list."""
         if self._grpc_context:
-            self._grpc_context.set_trailing_metadata([*trailers])
+            self._grpc_context.set_trailing_metadata([*trailers])  # type: ignore[list-item] # bytes are fine
 
     def time_remaining(self) -> None:
         """Return None, no deadline: Ray keeps the caller's to itself and hands on `request_timeout_s` at most."""
@@ -69,7 +69,7 @@ class Digits:
         repository = Repository(Path(models), self._registry, threads=1, every_s=reload_s, on_change=_nothing)
         await repository.poll(is_told=True)
         self._registry.settle_default(Path(models))
-        self._classifier = DigitClassifier(self._registry)
+        self._classifier = DigitClassifier(self._registry, public)
         self._watching = asyncio.create_task(repository.run())
 
     async def Classify(self, request: pb.ClassifyRequest, grpc_context: RayServegRPCContext) -> pb.ClassifyResponse:
@@ -131,4 +131,4 @@ async def _nothing() -> None:
 
 def app(arguments: dict[str, Any]) -> serve.Application:
     """Return the application, as serve.yaml asks for it."""
-    return Digits.bind(**arguments)
+    return Digits.bind(**arguments)  # type: ignore[attr-defined] # it is a deployment now
