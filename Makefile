@@ -136,7 +136,7 @@ install sync: $(VENV)/.dev  ## install everything: runtime, training, checks
 
 .PHONY: test
 test: want-chromium want-prometheus want-h2load want-ip want-cc want-node $(VENV)/.dev $(VENV)/.ray  ## run all tests (ARGS="-k batcher" for some)
-	$(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: lint types  ## everything CI checks; the generated code is compared by a test
