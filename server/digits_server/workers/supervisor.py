@@ -139,7 +139,7 @@ class Supervisor:
         return not workers or any(worker.missed < _patience(worker) for worker in workers)
 
     def _is_ready(self) -> bool:
-        return self._is_announced and any(worker.serves for worker in self._workers.copy())
+        return self._is_announced and not self._stops and any(worker.serves for worker in self._workers.copy())
 
     def _fill_slots(self) -> None:
         for slot in self._slots:
