@@ -5,6 +5,7 @@ Each process decides by itself, on the images that it has seen.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_server.inference.engine import LOW_CONFIDENCE, PIXELS, Images
+from digits_server.inference.engine import LOW_CONFIDENCE, PIXELS, Engine, Images
 from digits_server.models.package import Package
 
 LEAST_AGREEMENT = 0.98
@@ -24,7 +25,7 @@ MOST_COST = 2.0
 RECENT_IMAGES = 1000
 """Images that a new version is compared on."""
 TURNS = 10
-"""Runs of each to tell what they cost."""
+"""Pairs of runs to tell what they cost."""
 BATCH = 64
 """Images compared at once."""
 
@@ -125,15 +126,18 @@ def compare(live: Package, new: Package, recent: Sequence[Images], rest: float =
 
 
 def _cost(live: Package, new: Package, rest: float) -> float:
-    """Return the time of the new version's fastest run over that of the other's.
+    """Return the time of a run of the new version over that of the other: the median of the ratios of `TURNS` pairs.
 
-    They run in turns: each one's cost curve is of the time when it was loaded, with the machine as busy as it was then.
+    Each one's cost curve is of the time when it was loaded, with the machine as busy as it was then; the runs of a pair
+    come one after the other, so that both find it alike.
     """
     images = [np.zeros((live.cost.best_batch_size(), PIXELS), np.uint8)]
-    live_s, new_s = list[float](), list[float]()
-    for engine, runs in [(live.engine, live_s), (new.engine, new_s)] * TURNS:
+
+    def run(engine: Engine) -> float:
         start = engine.clock()
         engine.predict(images)
-        runs.append(engine.clock() - start)
-        time.sleep(rest * runs[-1])
-    return min(new_s) / min(live_s)
+        seconds = engine.clock() - start
+        time.sleep(rest * seconds)
+        return seconds
+
+    return statistics.median(run(new.engine) / run(live.engine) for _ in range(TURNS))
