@@ -45,7 +45,7 @@ def target(server: str | Sequence[str]) -> str:
 def is_local(server: str | Sequence[str]) -> bool:
     """Return whether all of a checked address, or list, is on this host: no proxy leads there."""
     addresses = [server] if isinstance(server, str) else server
-    return all(address.startswith("unix") or _is_loopback(address) for address in addresses)
+    return all(address.startswith(("unix:", "unix-abstract:")) or _is_loopback(address) for address in addresses)
 
 
 def proxy_hint(server: str | Sequence[str]) -> str:

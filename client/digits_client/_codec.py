@@ -72,7 +72,23 @@ def columns(answer: bytes, count: int) -> Columns:
     """
     usual = _decoded(columns_pb.ClassifyResponse, answer)
     is_usual = usual.ByteSize() == len(answer) and _is_usual(usual, count)
-    message = usual if is_usual else _decoded(pb.ClassifyResponse, answer)
+    return _columns(usual if is_usual else _decoded(pb.ClassifyResponse, answer), count)
+
+
+def stream_answer(answer: bytes) -> Columns | CallError:
+    """Return what a `ClassifyStreamResponse` says about one image: columns of length 1, or why there are none.
+
+    Raises:
+        ServerFault: It can't be decoded.
+    """
+    usual = _decoded(columns_pb.ClassifyStreamResponse, answer)
+    if usual.WhichOneof("result") == "error":
+        return from_status(usual.error.code, usual.error.message)
+    is_usual = usual.ByteSize() == len(answer) and _is_usual(usual.response, 1)
+    return _columns(usual.response if is_usual else _decoded(pb.ClassifyStreamResponse, answer).response, 1)
+
+
+def _columns(message: columns_pb.ClassifyResponse | pb.ClassifyResponse, count: int) -> Columns:
     digits, quality = _numbers(message.digits), _numbers(message.quality_flags)
     confidences, probabilities = _floats(message.confidences), _floats(message.probabilities)
     if not len(digits) == len(confidences) == len(quality) == count or len(probabilities) % count:
@@ -83,18 +99,6 @@ def columns(answer: bytes, count: int) -> Columns:
         )
     probabilities = probabilities.reshape(count, -1)
     return Columns(digits, confidences, probabilities, quality, message.model, message.version, message.timing)
-
-
-def stream_answer(answer: bytes) -> Columns | CallError:
-    """Return what a `ClassifyStreamResponse` says about one image: columns of length 1, or why there are none.
-
-    Raises:
-        ServerFault: It can't be decoded.
-    """
-    message = _decoded(pb.ClassifyStreamResponse, answer)
-    if message.WhichOneof("result") == "error":
-        return from_status(message.error.code, message.error.message)
-    return columns(message.response.SerializeToString(), 1)
 
 
 def _decoded(kind: type[MessageT], data: bytes) -> MessageT:

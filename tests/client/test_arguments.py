@@ -107,6 +107,7 @@ def test_a_proxy_is_named_where_it_fails(monkeypatch):
     assert _address.proxy_hint("digits.example.org:50051") == ""
     assert _address.proxy_hint("digits.example.com:50051") != ""
     assert _address.proxy_hint("unix:/run/digits.sock") == ""
+    assert "through the proxy" in _address.proxy_hint("unix-box:50051")  # a host's name
 
 
 @pytest.mark.parametrize("timeout_s", TIMEOUTS, ids=repr)

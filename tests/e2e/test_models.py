@@ -365,14 +365,18 @@ def test_strict_server_tells_the_open_inference_protocol_too(tmp_path, transport
 
 
 def test_strict_server_is_ready_when_nothing_is_refused(models, tmp_path, transport):
-    """A bad package keeps it from becoming ready, though it answers; one that comes later does not take it away."""
-    bad = write_package(models / "toy" / "2", reference_error=1)
+    """Bad packages keep it from becoming ready, though it answers; one that comes later does not take it away."""
+    bad, misnamed = write_package(models / "toy" / "2", reference_error=1), write_package(models / "toy" / "v2")
     server = waiting_server(models, tmp_path, "--default-model=toy", f"--transport={transport}")
     assert (page(server, "/readyz")[0], health(server)) == (503, NOT_SERVING)
     with Traffic(server.address, bare=1) as traffic:
         pass
     assert traffic.outcomes == {"right": traffic.sent}
+    wait_until(lambda: server.metric("digits_models_refused") == 2)
     shutil.rmtree(bad)
+    wait_until(lambda: server.metric("digits_models_refused") == 1)
+    assert page(server, "/readyz")[0] == 503
+    shutil.rmtree(misnamed)
     wait_until(lambda: page(server, "/readyz")[0] == 200)
     write_package(models / "toy" / "3", reference_error=1)
     wait_until(lambda: server.metric("digits_models_refused") == 1)

@@ -137,7 +137,7 @@ def test_blank_picture_abstains(http):
             json.dumps({"vector": [float("nan")] * 784}).encode(),
             "application/json",
             400,
-            "vector: nan; allowed are numbers",
+            "vector: floats from nan to nan; allowed is 0 to 1",
         ),
         (b"no picture", "image/png", 400, "no PNG or JPEG"),
         (png((100, 100))[:60], "image/png", 400, "can't be decoded"),

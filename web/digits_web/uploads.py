@@ -130,10 +130,11 @@ def from_json(raw: bytes) -> Rows:
     if numbers.dtype.kind not in "if" or numbers.shape not in {(PIXELS,), (SIDE, SIDE)}:
         raise InvalidImage(f"{name}: {reprlib.repr(values)}; allowed are {PIXELS} numbers, or {SIDE} rows of {SIDE}")
     if name == "vector":
-        is_allowed, allowed = (numbers >= -1e-5) & (numbers <= 1 + 1e-5), "numbers, 0 background to 1 ink"
-    else:
-        is_allowed = (numbers >= 0) & (numbers <= 255) & (numbers % 1 == 0)
-        allowed = "whole numbers, 0 background to 255 ink"
-    if not is_allowed.all():  # NaN is in no range
-        raise InvalidImage(f"{name}: {numbers[~is_allowed][0]}; allowed are {allowed}")
-    return prepare(numbers.astype(np.float32 if name == "vector" else np.uint8))
+        try:
+            return prepare(numbers.astype(np.float32))
+        except InvalidImage as error:
+            raise InvalidImage(f"vector: {str(error).removeprefix('array: ')}") from error
+    is_wrong = (numbers < 0) | (numbers > 255) | (numbers % 1 != 0)
+    if is_wrong.any():
+        raise InvalidImage(f"pixels: {numbers[is_wrong][0]}; allowed are whole numbers, 0 background to 255 ink")
+    return prepare(numbers.astype(np.uint8))

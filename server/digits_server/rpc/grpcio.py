@@ -12,13 +12,7 @@ import grpc
 
 from digits_server.addresses import Address, reserved
 from digits_server.config import Config, SettingRefused
-from digits_server.rpc.limits import (
-    MAX_CONNECTIONS,
-    MAX_MESSAGE_BYTES,
-    MAX_METADATA_BYTES,
-    MAX_STREAMS,
-    MESSAGE_S,
-)
+from digits_server.rpc.limits import MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, MAX_STREAMS, MESSAGE_S
 
 if TYPE_CHECKING:
     from digits_server.rpc.context import Answer, Context, Handler
@@ -49,10 +43,8 @@ class Grpcio:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            (
-                "grpc.max_metadata_size",
-                MAX_METADATA_BYTES,
-            ),  # above it some calls fail by chance, so none shall pass
+            # Both: between them some calls would fail by chance.
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             # Only workers share their port: a second server must fail on it, not take a part of the calls by accident.
